@@ -30,16 +30,18 @@ def shown(found: Mapping[str, float], digits: int = 2, scale: float = 1.0, unit:
     return f"{value}{unit} [{low}, {high}], n = {found['n']}"
 
 
-def dynamics() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Constraints that were kept, and gain beside a search; not measured before enough scenarios are there."""
+def dynamics() -> tuple[tuple[str, ...], ...]:
+    """Constraints that were kept, gain beside a search and a control; not measured before enough scenarios are."""
     path = RESULTS / "dynamics" / "lab" / "summary.json"
     summary = read("dynamics/lab/summary.json") if path.is_file() else {"by_scenario": {}}
     rows = summary["all"] if len(summary["by_scenario"]) >= SCENARIOS else []
     row = next((row for row in rows if row["method"] == "ours"), None)
     kept = "DynaMiCS, defaults: constraints kept on test where a run claims it"
     gain = "DynaMiCS, defaults: gain within constraints less that of the best of five fixed runs, points"
-    unknown = ("-", "not measured", "dynamics")
-    share, less = (row["kept_of_claimed"], row["over_best_of_five"]) if row else ({"n": 0}, {"n": 0})
+    slopes = "DynaMiCS, defaults: that gain less that of runs which never obey their slopes, points"
+    unknown, none = ("-", "not measured", "dynamics"), {"n": 0}
+    share, less = (row["kept_of_claimed"], row["over_best_of_five"]) if row else (none, none)
+    control = summary["less_controls"]["ours, first rest"] if row else none
     return (
         (kept, "at least 95 %", shown(share, 0, 100, " %"), reached(share, 0.95), "dynamics")
         if share["n"]
@@ -47,6 +49,9 @@ def dynamics() -> tuple[tuple[str, ...], tuple[str, ...]]:
         (gain, "above -1", shown(less, 1), reached(less, -1.0, whole=True), "dynamics")
         if less["n"] and less["low"] is not None
         else (gain, "above -1", *unknown),
+        (slopes, "above 0", shown(control, 1), reached(control, 0.0, whole=True), "dynamics")
+        if control["n"] and control["low"] is not None
+        else (slopes, "above 0", *unknown),
     )
 
 

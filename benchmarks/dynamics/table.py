@@ -24,6 +24,8 @@ from trimtab.runs.serialise import to_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "dynamics"
 YARDSTICK, FEEDBACK = "best of five fixed", "feedback"
+CONTROLS = ("ours, first rest", "shuffled")
+"""Runs of the defaults that never obey their slopes, or obey wrong ones."""
 LENGTHS = (8, 16, 32, 64, 128)
 """Upper ends, in steps, of the classes of interval length in the calibration table."""
 
@@ -118,6 +120,7 @@ def main() -> None:
         "blocks": [[b["scenario"]["name"], b["seed"], b["date"]] for b in blocks(results)],
         "searches": {**SEARCHES, HINDSIGHT: "the five fixed runs, chosen on test"},
         "all": whole,
+        "less_controls": {name: less(table, "ours", name) for name in CONTROLS},
         "by_scenario": parts,
         "calibration": calibration(results),
     }
