@@ -12,11 +12,12 @@ nothing here is a score on them.
 
 A cell is a method and a seed. All methods take one learning rate: that of two at which a fixed mixture, and so a rival,
 gained most on validation, on the tuning seed; without tuning the first. The control trains on no target data and should
-gain next to nothing. Kill it whenever you like; the same command goes on, with a cell's last checkpoint.
+gain next to nothing. Kill it whenever you like; the same command goes on, with a cell's last checkpoint. A cell that
+has ended is kept beside the result, in `dynamics/`, and not run again on another machine.
 
-Foretold: a forward pass of eight sequences takes about 1.4 s of a quiet core, and a LoRA step 3.4 times that. So a run
-of a fixed mixture takes about 12 minutes, one of Feedback 18 and one of DynaMiCS 20: most of it are readings. All nine
-methods on a seed are about two hours of one core, and tuning is 25 minutes. A GPU is used where there is one.
+On two cores that share one unit of arithmetic, two cells at a time, a fixed mixture takes about 20 minutes and DynaMiCS
+35, most of it readings; all nine methods on a seed take two hours, and tuning 20 minutes. A GPU is used where there is
+one.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from trimtab.adapt.call import settled
 from trimtab.lab.smollm2 import PACKAGE, VERSION, WEIGHTS
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.paths import safe_name
-from trimtab.runs.serialise import plain, to_json
+from trimtab.runs.serialise import plain, read_object, to_json
 from trimtab.runs.sweep import read_cell, sweep
 
 RESULT = Path(__file__).parents[1] / "results" / "real" / "dynamics.json"
@@ -146,29 +147,41 @@ def model_facts(asked: Mapping[str, Any]) -> dict[str, Any]:
     return facts | real if asked["model"] == MODEL else facts
 
 
-def ended(every: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, Any]:
-    """Results of the cells that have ended, read from their files; another sweep may be at work.
+def ended(every: Mapping[str, Mapping[str, Any]], folder: Path, kept: Path) -> dict[str, Any]:
+    """Results of the cells that have ended, here or where they are kept; another sweep may be at work.
 
-    A cell of other settings is left out.
+    A cell of other settings is left out. What ended here is kept from then on.
+
+    Args:
+        every: the cells by name.
+        folder: of the sweep.
+        kept: where cells are kept, one file each.
     """
-    records = {name: read_cell(folder / safe_name(name)) for name in every}
-    return {
-        name: one["result"]
-        for name, one in records.items()
-        if one and one["status"] == "done" and _fixed(one["cell"]) == _fixed(plain(every[name]))
-    }
+    found = {}
+    for name, cell in every.items():
+        asked, path = _fixed(plain(cell)), kept / f"{safe_name(name)}.json"
+        here = read_cell(folder / safe_name(name))
+        if here and here["status"] == "done" and _fixed(here["cell"]) == asked:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, to_json({"cell": asked, "result": here["result"]}) + "\n")
+        there = read_object(path) if path.exists() else {}
+        if there.get("cell") == asked:
+            found[name] = there["result"]
+    return found
 
 
 def _fixed(cell: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in cell.items() if key != "data"}
 
 
-def carried_out(every: Mapping[str, Any], folder: Path, jobs: int) -> dict[str, Any]:
+def carried_out(every: Mapping[str, Any], folder: Path, kept: Path, jobs: int) -> dict[str, Any]:
     """Results of these cells, run where they are not there yet."""
-    done = sweep(run, every, folder, jobs=jobs, progress=_tell, may_change=("data",))
-    for name, error in done.failures.items():
+    there = ended(every, folder, kept)
+    missing = {name: cell for name, cell in every.items() if name not in there}
+    done = sweep(run, missing, folder, jobs=jobs, progress=_tell, may_change=("data",)) if missing else None
+    for name, error in done.failures.items() if done else ():
         print(f"failed: {name}: {error}", file=sys.stderr)
-    return done.results
+    return ended(every, folder, kept)
 
 
 def arguments() -> argparse.Namespace:
@@ -205,15 +218,19 @@ def main() -> None:
         train, evaluate = texts(asked["data"])
         for name, splits in counted({**train, **evaluate}).items():
             print(f"{name}: {splits}", file=sys.stderr)
-    tuning = tuning_cells(asked)
+    tuning, kept = tuning_cells(asked), given.out.with_suffix("")
     if given.tune:
-        carried_out(tuning, given.folder, given.jobs)
-    rate = chosen(ended(tuning, given.folder), asked)
+        carried_out(tuning, given.folder, kept, given.jobs)
+    rate = chosen(ended(tuning, given.folder, kept), asked)
     print(to_json(rate), file=sys.stderr)
     if given.tune:
         return
     every = cells(given.seeds, given.methods, rate["rate"], asked)
-    gather = ended(every, given.folder) if given.gather else carried_out(every, given.folder, given.jobs)
+    gather = (
+        ended(every, given.folder, kept)
+        if given.gather
+        else carried_out(every, given.folder, kept, given.jobs)
+    )
     listed = " ".join(map(str, given.seeds))
     command = f"python benchmarks/real/dynamics.py --jobs {given.jobs} --seeds {listed} --data DIR"
     given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -232,13 +232,18 @@ def test_cells_run_on_a_tiny_model_and_are_gathered(data: Path, tmp_path: Path) 
     every = BENCH.cells([0], ["ours", "fixed 0.5", "uniform"], rate["rate"], asked)
     assert list(every) == ["0, ours, 0.0003", "0, fixed 0.5, 0.0003", "0, uniform, 0.0003"]
     two = dict(list(every.items())[:2])
-    results = BENCH.carried_out(two, tmp_path / "cells", 1)
+    places = tmp_path / "cells", tmp_path / "kept"
+    results = BENCH.carried_out(two, *places, 1)
     assert results.keys() == two.keys()
-    assert BENCH.ended(every, tmp_path / "cells") == results
+    assert BENCH.ended(every, *places) == results
     others = BENCH.cells([0], ["ours"], rate["rate"], {**asked, "constraints": {"wikitext": 0.1}})
+    assert BENCH.ended(others, *places) == {}  # a cell of other settings does not pass for this one
+    elsewhere = tmp_path / "another machine", tmp_path / "kept"
     assert (
-        BENCH.ended(others, tmp_path / "cells") == {}
-    )  # a cell of other settings does not pass for this one
+        BENCH.carried_out({name: {**cell, "data": "nowhere"} for name, cell in two.items()}, *elsewhere, 1)
+        == results
+    )
+    assert str(data) not in "".join(path.read_text() for path in places[1].iterdir())
     assert not (tmp_path / "cells" / "0-ours-0.0003" / "run").exists()
     found = BENCH.gathered(every, results, rate, "command", asked)
     assert found["cells"] == {"there": 2, "planned": 3}
