@@ -401,6 +401,15 @@ def test_what_peft_refuses_is_told_as_it_is(make, tokenizer, settings, module, m
         )
 
 
+def test_memory_that_runs_out_is_no_mistake_of_the_settings(make, tokenizer, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("peft.get_peft_model", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load(make("llama"), tokenizer=tokenizer, adapter={"r": 2})
+
+
 def test_second_adapter(make, tokenizer):
     once = load(make("llama"), tokenizer=tokenizer, adapter={"r": 2})
     with pytest.raises(ModelError, match="has an adapter, expected one adapter; try adapter=None"):

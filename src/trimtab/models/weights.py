@@ -103,7 +103,9 @@ def wrap(module: nn.Module, adapter: Mapping[str, Any] | LoraConfig) -> nn.Modul
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         try:
             return cast("nn.Module", get_peft_model(cast("Any", module), cast("Any", config)))
-        except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, TypeError, RuntimeError) as error:
             if "arget" in first_line(error):  # "Target modules ... not found", "No modules were targeted ..."
                 hint = f"the last part of a linear module's name, or leave it out for {ALL_LINEAR!r}"
                 raise refusal(error, "names in the model", hint, at="adapter targets") from error
