@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -55,6 +56,16 @@ def coarse_adapter(dtype: torch.dtype) -> Model:
     for parameter in found.trainable().values():
         parameter.data = parameter.data.to(dtype)
     return found
+
+
+@pytest.mark.parametrize(("precision", "told"), [("bf16", True), ("fp32", False)])
+def test_emulated_bfloat16_is_warned_of(precision: Any, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(handle(torch.float32), replace(SLOW, precision=precision, steps=1, eval_points=1))
+    about = [one for one in caught if "no arithmetic for bfloat16" in str(one.message)]
+    assert [one.filename == __file__ for one in about] == [True] * told
 
 
 @cache

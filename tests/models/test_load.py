@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 
 import pytest
 import torch
@@ -42,6 +43,21 @@ def test_dtype_is_the_one_asked_for(folder, dtype):
 def test_without_dtype_the_checkpoint_decides(tmp_path, make, tokenizer):
     make("llama").to(torch.bfloat16).save_pretrained(tmp_path)
     assert load(tmp_path, tokenizer=tokenizer).module.dtype == torch.bfloat16
+
+
+EMULATED = "no arithmetic for bfloat16"
+
+
+@pytest.mark.parametrize(("processor", "told"), [("AVX2", 1), ("NO AVX", 1), ("AVX512", 0), ("DEFAULT", 0)])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_emulated_bfloat16_is_warned_of(folder, dtype, processor, told, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load(str(folder), dtype=dtype)
+    about = [one for one in caught if EMULATED in str(one.message)]
+    assert len(about) == (told if dtype == "bfloat16" else 0)
+    assert all(one.filename == __file__ for one in about)
 
 
 def test_module_is_kept_as_it_is(make, tokenizer):

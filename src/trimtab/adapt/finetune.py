@@ -42,6 +42,7 @@ from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem
 from trimtab.job import Elsewhere
 from trimtab.models.adapter import has_adapter
 from trimtab.models.batches import activation_checkpointing, evaluating
+from trimtab.models.devices import device_of, warn_of_emulation
 from trimtab.models.inspection import check_model, require_language_model
 from trimtab.models.load import Model, as_model
 from trimtab.models.tokenizer import lacks_tokens, refuse_longer, unknown_token, vocabulary
@@ -127,6 +128,7 @@ def finetune(
     refuse(log_problems(log_with, kept=out is not None))
     domains = tokenise_all({**train, **evaluate}, roles, model, fit)
     notes = warn_of_data(train, evaluate, domains, roles, fit)
+    warn_of_emulation(device_of(model.module), torch.bfloat16 if fit.precision == "bf16" else None)
     sources = {name: data for part in given for name, data in part.items()}
     config = plain(config or call(model, train, evaluate, mixer, fit, seed, given=sources, domains=domains))
     fingerprints = {name: domain.fingerprint for name, domain in domains.items()}

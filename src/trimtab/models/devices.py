@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -11,6 +12,9 @@ import torch
 from torch import nn
 
 from trimtab.errors import Problem, nearest
+
+EMULATING = ("AVX2", "NO AVX")
+"""What torch calls the vector units of x86 processors that have to emulate bfloat16."""
 
 
 def device_problems(device: str | None, where: str = "device") -> Iterator[Problem]:
@@ -56,6 +60,23 @@ def default_device() -> torch.device:
     if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true"):
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
+
+
+def warn_of_emulation(device: torch.device, dtype: torch.dtype | None) -> None:
+    """Warn where products in this type are emulated: bfloat16 on an x86 processor without AVX-512.
+
+    A matrix product takes tens of times as long there as in float32, and most checkpoints are saved in bfloat16.
+    """
+    if (
+        device.type == "cpu"
+        and dtype == torch.bfloat16
+        and torch.backends.cpu.get_cpu_capability() in EMULATING
+    ):
+        warnings.warn(
+            "This processor has no arithmetic for bfloat16 and emulates it, tens of times slower than float32; "
+            'try dtype="float32", in a run fit.precision: fp32',
+            stacklevel=3,
+        )
 
 
 def device_of(network: nn.Module) -> torch.device:

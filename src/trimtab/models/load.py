@@ -22,7 +22,7 @@ from trimtab.errors import ModelError, Problem, TrimtabError, nearest
 from trimtab.models import inspection, one_step, pipelines
 from trimtab.models.captioning import Decoding, captions
 from trimtab.models.chat import Prompt
-from trimtab.models.devices import default_device, device_of
+from trimtab.models.devices import default_device, device_of, warn_of_emulation
 from trimtab.models.families import Family, family_of, refusal, unwrapped
 from trimtab.models.folder import (
     ADAPTER_HINT,
@@ -328,6 +328,8 @@ def load(
         model = Model(found.denoiser, found.pipe.tokenizer, str(source), None, found)
     else:
         model = _from_checkpoint(source, tokenizer, processor, dtype, device, kind, load_in_4bit)
+    if not isinstance(source, nn.Module):
+        warn_of_emulation(device_of(model.module), getattr(model.module, "dtype", None))
     if timestep is not None and model.pipeline is None:
         raise refusal(f"timestep={timestep} beside {model.name}", "the folder of a pipeline", at="timestep")
     return model if adapter is None else replace(model, module=wrap(model.module, adapter))
