@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "dynamics"))
 from cells import record
 from dynamics_texts import TARGET, domains
+from halves import emulated, products_by_float32
 
 from trimtab import (
     DynaMiCS,
@@ -107,19 +109,22 @@ def run(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """One method on one seed; a killed cell goes on from its last checkpoint."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train, evaluate = texts(cell["data"])
-    result = finetune(
-        load(folder_of(cell["model"]), device=device, dtype=cell["dtype"], adapter=cell["adapter"]),
-        train=train,
-        evaluate=evaluate,
-        mixer=replace(METHODS[cell["method"]].mixer, targets=(TARGET,), constraints=cell["constraints"]),  # type: ignore[call-arg]
-        fit=Fit(**{**cell["fit"], "lr": cell["rate"], "betas": tuple(cell["fit"]["betas"])}),
-        seed=cell["seed"],
-        out=folder / "run",
-        label=cell["method"],
-        progress=False,
-        save_model=False,
-    )
-    found = kept(result) | {"device": torch.cuda.get_device_name() if device == "cuda" else hardware()}
+    by_float32 = device == "cpu" and emulated()
+    with products_by_float32() if by_float32 else nullcontext():
+        result = finetune(
+            load(folder_of(cell["model"]), device=device, dtype=cell["dtype"], adapter=cell["adapter"]),
+            train=train,
+            evaluate=evaluate,
+            mixer=replace(METHODS[cell["method"]].mixer, targets=(TARGET,), constraints=cell["constraints"]),  # type: ignore[call-arg]
+            fit=Fit(**{**cell["fit"], "lr": cell["rate"], "betas": tuple(cell["fit"]["betas"])}),
+            seed=cell["seed"],
+            out=folder / "run",
+            label=cell["method"],
+            progress=False,
+            save_model=False,
+        )
+    processor = hardware() | {"bfloat16 by way of float32": by_float32}
+    found = kept(result) | {"device": torch.cuda.get_device_name() if device == "cuda" else processor}
     shutil.rmtree(folder / "run")
     return found
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.nn import functional
 
 import worlds
 from benchmark_scripts import scripts
@@ -23,10 +25,10 @@ from trimtab.runs.serialise import to_json
 with (
     scripts("dynamics", "cells"),
     scripts(
-        "real", "dynamics_texts", "dynamics_table", "dynamics_cells", "dynamics", "page"
+        "real", "dynamics_texts", "dynamics_table", "dynamics_cells", "dynamics", "page", "halves"
     ) as found_scripts,
 ):
-    TEXTS, TABLE, CELLS, BENCH, PAGE = found_scripts
+    TEXTS, TABLE, CELLS, BENCH, PAGE, HALVES = found_scripts
 
 ARTICLES = 12
 PARAGRAPH = (
@@ -374,3 +376,39 @@ def test_differences_are_of_the_same_problems_and_seeds() -> None:
     assert gain["low"] < 0 < gain["high"]  # three problems that differ by as much
     assert found["greedy"]["gain"]["value"] == -0.6
     assert found["greedy"]["constrained"] == {"value": 0.3, "low": 0.3, "high": 0.3, "n": 3}
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_products_by_float32_are_those_of_bfloat16(autocast: bool) -> None:
+    """One rounding of the result apart, forward and backward; inputs are rounded first, as autocast does."""
+    draw = torch.Generator().manual_seed(0)
+    kind = torch.float32 if autocast else torch.bfloat16
+    given = [torch.randn(5, 64, generator=draw).to(kind), torch.randn(3, 64, generator=draw).to(kind)]
+    found = []
+    for by_float32 in (False, True):
+        x, weight = (one.clone().requires_grad_() for one in given)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            if by_float32:
+                with HALVES.products_by_float32():
+                    product = functional.linear(x, weight)
+            else:
+                product = functional.linear(x, weight)
+        product.float().square().sum().backward()  # type: ignore[no-untyped-call]
+        assert product.dtype == torch.bfloat16
+        found.append((product.detach().float(), x.grad, weight.grad))
+    for native, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, native, rtol=2**-7, atol=2**-7 * float(native.abs().max()))
+    assert not torch.equal(found[1][0], functional.linear(*(one.float() for one in given)))
+
+
+def test_products_by_float32_leave_torch_and_other_types_as_they_are() -> None:
+    before, x = (functional.linear, functional.scaled_dot_product_attention), torch.randn(2, 3)
+    with HALVES.products_by_float32():
+        assert torch.equal(functional.linear(x, x), x @ x.T)
+        query = torch.randn(1, 2, 4, 8).bfloat16()
+        attended = functional.scaled_dot_product_attention(query, query, query, is_causal=True)
+    assert (functional.linear, functional.scaled_dot_product_attention) == before
+    wide = functional.scaled_dot_product_attention(
+        query.float(), query.float(), query.float(), is_causal=True
+    )
+    assert torch.equal(attended, wide.bfloat16())
