@@ -17,7 +17,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "dynamics"))
 from cells import record
 from dynamics_texts import TARGET, domains
-from halves import emulated, products_by_float32
+from halves import products_by_float32
 
 from trimtab import (
     DynaMiCS,
@@ -32,6 +32,7 @@ from trimtab import (
 )
 from trimtab.adapt.mixer import Mixer
 from trimtab.lab import registry
+from trimtab.models.devices import emulates_bfloat16
 from trimtab.runs.environment import hardware
 from trimtab.runs.serialise import plain
 
@@ -109,7 +110,7 @@ def run(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """One method on one seed; a killed cell goes on from its last checkpoint."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train, evaluate = texts(cell["data"])
-    by_float32 = device == "cpu" and emulated()
+    by_float32 = device == "cpu" and emulates_bfloat16()
     with products_by_float32() if by_float32 else nullcontext():
         result = finetune(
             load(folder_of(cell["model"]), device=device, dtype=cell["dtype"], adapter=cell["adapter"]),

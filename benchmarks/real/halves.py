@@ -1,8 +1,8 @@
-"""bfloat16 products on a processor without arithmetic for them: in float32, rounded once, about fifty times faster.
+"""bfloat16 products on a processor without arithmetic for them: in float32, rounded once, many times faster.
 
 A processor with AVX-512 multiplies bfloat16 numbers exactly, adds the products in float32 and rounds the sum. Elsewhere
-torch does the same, one number at a time. Here it is one product of float32 matrices: numbers differ by the order of
-the sums.
+torch does the same, one number at a time. Here it is one product of float32 matrices, so that linear maps differ by the
+order of the sums. Attention is rounded at its end, and not inside as well.
 """
 
 from __future__ import annotations
@@ -14,13 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-from trimtab.models.devices import EMULATING
-
-
-def emulated() -> bool:
-    """Whether this processor emulates bfloat16."""
-    return torch.backends.cpu.get_cpu_capability() in EMULATING
 
 
 @contextmanager

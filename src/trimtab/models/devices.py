@@ -13,9 +13,6 @@ from torch import nn
 
 from trimtab.errors import Problem, nearest
 
-EMULATING = ("AVX2", "NO AVX")
-"""What torch calls the vector units of x86 processors that have to emulate bfloat16."""
-
 
 def device_problems(device: str | None, where: str = "device") -> Iterator[Problem]:
     """Problems of a device's name: torch does not know it, or this machine does not have it; None is any.
@@ -62,18 +59,19 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def warn_of_emulation(device: torch.device, dtype: torch.dtype | None) -> None:
-    """Warn where products in this type are emulated: bfloat16 on an x86 processor without AVX-512.
+def emulates_bfloat16() -> bool:
+    """Whether torch emulates bfloat16 on this processor: an x86 without AVX-512."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX")
 
-    A matrix product takes tens of times as long there as in float32, and most checkpoints are saved in bfloat16.
+
+def warn_of_emulation(device: torch.device, dtype: torch.dtype | None) -> None:
+    """Warn where products of this type are emulated on this device, which makes a matrix product many times slower.
+
+    Most checkpoints are saved in bfloat16.
     """
-    if (
-        device.type == "cpu"
-        and dtype == torch.bfloat16
-        and torch.backends.cpu.get_cpu_capability() in EMULATING
-    ):
+    if device.type == "cpu" and dtype == torch.bfloat16 and emulates_bfloat16():
         warnings.warn(
-            "This processor has no arithmetic for bfloat16 and emulates it, tens of times slower than float32; "
+            "This processor has no arithmetic for bfloat16 and emulates it, many times slower than float32; "
             'try dtype="float32", in a run fit.precision: fp32',
             stacklevel=3,
         )
