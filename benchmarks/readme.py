@@ -38,7 +38,7 @@ def dynamics() -> tuple[tuple[str, ...], ...]:
     row = next((row for row in rows if row["method"] == "ours"), None)
     kept = "DynaMiCS, defaults: constraints kept on test where a run claims it"
     gain = "DynaMiCS, defaults: gain within constraints less that of the best of five fixed runs, points"
-    slopes = "DynaMiCS, defaults: that gain less that of runs which never obey their slopes, points"
+    slopes = "DynaMiCS, defaults: that gain less that of runs whose rest keeps its first shares, points"
     unknown, none = ("-", "not measured", "dynamics"), {"n": 0}
     share, less = (row["kept_of_claimed"], row["over_best_of_five"]) if row else (none, none)
     control = summary["less_controls"]["ours, first rest"] if row else none

@@ -26,7 +26,7 @@ NAMES = {
     FEEDBACK: "Feedback",
     STOPPED: "target alone, stopped early",
     PUBLISHED: "DynaMiCS as published",
-    FIRST_REST: "defaults, slopes never obeyed (control)",
+    FIRST_REST: "defaults, rest at its first shares",
     SHUFFLED: "defaults, shuffled slopes (control)",
 }
 

@@ -6,17 +6,18 @@ python benchmarks/dynamics/page.py [--write]    prints it; --write puts it into 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from claims import MATTERS, claims, points
 from claims import SCENARIOS as ENOUGH
 from groups import DEFAULTS, FIRST_REST, PUBLISHED, SHUFFLED, STOPPED, Found, Group, read_group
-from methods import MARGINS, SWEEP, TUNING_SEED, methods
+from methods import MARGINS, SWEEP, TUNED_BY, TUNING_SEED, methods
 from outcomes import HINDSIGHT
 from scenarios import SCENARIOS
 from sections import broken, former, limits
-from table import FEEDBACK, YARDSTICK
+from table import FEEDBACK, YARDSTICK, less, over_seeds
 
 sys.path.append(str(Path(__file__).parents[1]))
 from claims_table import table
@@ -41,9 +42,7 @@ def there(group: Group) -> Iterator[str]:
         f"Pairs of scenario and seed: {len(group.blocks)}. Scenarios: {len(seeds)}.",
         f"Seeds: {listed(group.seeds())}" + (f" ({each})." if some else "."),
         f"Not run yet: {listed(missing)}." if missing else "",
-        f"Until {ENOUGH} scenarios are there, verdicts on the defaults are open."
-        if len(seeds) < ENOUGH
-        else "",
+        f"With fewer than {ENOUGH} scenarios a verdict on the defaults is open.",
         "Gains are falls of target perplexity in per cent, differences are in points.",
         "Verdicts on gains are by constrained gain; smooth gain is explained below.",
         "Open: the interval is too wide to say.",
@@ -55,10 +54,19 @@ def outcome(group: Group) -> Iterator[str]:
     names = [name for name in MAIN[:4] if group.rows.get(name, {}).get("n") == len(group.blocks)]
     each = [f"{group.named(n).strip('*')} {span(group.rows[n]['constrained'], 1)} %" for n in names]
     yield prose(f"Mean constrained gain: {listed(each)}.")
+    if own := group.rows.get(DEFAULTS):
+        cost = f"{number(own['steps'])} times the steps of one fixed run, and {number(own['all_in'])} times all-in"
+        yield prose(
+            f"In the mean of {own['n']} runs the defaults took {cost}.", "No step is spent on measuring."
+        )
     told = []
     for other in names[1:] if DEFAULTS in names else ():
         higher, lower = sided(group, other)
-        told.append(f"Against {group.named(other)}: above on every seed in {higher}; below in {lower}.")
+        these = points(less(group.units, DEFAULTS, other, by=over_seeds))
+        told.append(
+            f"Against {group.named(other)}: above on every seed in {higher}; below in {lower}. "
+            f"On these scenarios, over seeds alone: {these}."
+        )
     yield bullets(told)
 
 
@@ -99,11 +107,31 @@ def measured(group: Group) -> Iterator[str]:
             f"results on {fit['test_sequences']} of test.",
             f"A checkpoint keeps each constraint on validation by {margin:g} standard errors, over documents.",
             f"Each family of methods has its own learning rate, one of {len(block['scenario']['rates'])}, "
-            f"chosen on seed {TUNING_SEED}.",
-            "Brackets are 95 % intervals: Wilson's of a share, else a bootstrap over scenarios with all their seeds. "
-            "With fewer than three scenarios it is over pairs. There n counts what was drawn: scenarios, or pairs.",
+            f"chosen on seed {TUNING_SEED} by one member.",
+            *rates(group),
+            "Brackets are 95 % intervals: Wilson's of a share, Student's of a mean. "
+            "A mean is over scenarios, each the mean of its seeds: it speaks of other scenarios, too. "
+            "With fewer than three scenarios it is over pairs. There n counts the units: scenarios, or pairs.",
         ]
     )
+
+
+def rates(group: Group) -> Iterator[str]:
+    """Whose runs chose the learning rate of a family, and how often it was one of the ends."""
+    choices: dict[str, dict[str, str]] = {}
+    for block in group.blocks:
+        scenario, runs = block["scenario"], block["runs"]
+        ends = {min(scenario["rates"]): "lowest", max(scenario["rates"]): "highest"}
+        for name in (DEFAULTS, FEEDBACK, STOPPED):
+            if name in runs:
+                end = ends.get(runs[name]["rate"], "")
+                choices.setdefault(runs[name]["family"], {})[scenario["name"]] = end
+    for family, chosen in choices.items():
+        by, counts = TUNED_BY[family], Counter(end for end in chosen.values() if end)
+        told = " and ".join(f"in {n} the {end}" for end, n in counts.items())
+        yield f"`{by[0]}` chose that of `{family}`" + (
+            f": of {len(chosen)} scenarios {told} rate." if told else "."
+        )
 
 
 def every_method(group: Group) -> Iterator[str]:

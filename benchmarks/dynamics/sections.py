@@ -74,7 +74,7 @@ def limits(group: Group) -> Iterator[str]:
         wide = number(statistics.median(half))
         told.append(f"Intervals of constraints on test reach {wide} tolerances to each side, in the median.")
     told += [
-        f"Scenarios: {len(group.scenarios)}. Whole scenarios are drawn for intervals, as seeds of one are alike.",
+        f"Scenarios: {len(group.scenarios)}. They are the units of intervals, as seeds of one are alike.",
         "In one scenario chance alone puts one method above another on every seed in "
         f"{number(100 * 0.5**seeds, 0)} % of cases.",
         *means(group),
@@ -212,6 +212,7 @@ def _predictions(planned: Found) -> Iterator[str]:
         yield "How far ahead slopes predict, root mean square over losses and updates:"
         heads = ["form", "steps ahead", "n", "off by, nats", "losses moved by", "within two standard errors"]
         yield lines(heads, rows)
+        yield "Updates of one run are alike, so the intervals of these shares are too narrow."
 
 
 def _additive(found: Found | None) -> Iterator[str]:

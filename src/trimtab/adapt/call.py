@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.adapt.mixer import UPDATES, Mixer
+from trimtab.adapt.session import Roles, make_roles
 from trimtab.data.domains import Domain, Origin
 from trimtab.data.splits import Files, Given, Part, Pool, Without
 from trimtab.data.tokens import TokenDomain
@@ -62,6 +63,7 @@ def call(
         }
         for name, domain in {**train, **evaluate}.items()
     }
+    roles = make_roles(list(train), list(evaluate), mixer.targets, mixer.constraints)
     config: dict[str, Any] = plain(
         {
             "model": model.name,
@@ -73,7 +75,7 @@ def call(
             "evaluate": list(evaluate),
             "data": data,
             "mixer": asdict(mixer),  # type: ignore[call-overload]
-            "settled": settled(mixer, fit),
+            "settled": settled(mixer, fit, roles),
             "fit": asdict(fit),
             "seed": seed,
         }
@@ -127,10 +129,12 @@ def _plain(value: Any) -> Any:
         return str(value)
 
 
-def settled(mixer: Mixer, fit: Fit) -> dict[str, Any]:
-    """What a mixer's settings that were left open (None) come to in this run."""
+def settled(mixer: Mixer, fit: Fit, roles: Roles | None = None) -> dict[str, Any]:
+    """What a mixer's settings that were left open (None) come to in this run; by its roles, where they are given."""
+    in_run = getattr(mixer, "in_run", None) if roles is not None else None
+    acting = in_run(roles) if callable(in_run) else mixer
     open_ones = [one.name for one in fields(mixer) if getattr(mixer, one.name) is None]  # type: ignore[arg-type]
-    preset = getattr(mixer, "settled", None)
+    preset = getattr(acting, "settled", None)
     values = {name: preset(name) for name in open_ones} if callable(preset) else {}
     if "every" in open_ones:
         values["every"] = max(1, fit.steps // UPDATES)

@@ -11,6 +11,7 @@ import pytest
 
 from fake_run import Straight
 from fake_session import BASE, CONSTRAINTS, ROLES, TARGETS, ask, session
+from trimtab.adapt.call import settled
 from trimtab.adapt.dynamics.mixer import PRESETS, DynaMiCS
 from trimtab.adapt.dynamics.planning import Planning
 from trimtab.adapt.dynamics.sides import Sides
@@ -125,6 +126,9 @@ def test_without_two_sides_the_mixture_is_planned(train: Any, targets: Any, tole
     assert all(min(one.weights) >= 0 for _, one in found)
     assert found[-1][1].update is not None
     assert found[-1][1].update.solution.status in ("optimal", "relaxed")
+    asked = Straight(slopes, roles=roles).run(DynaMiCS(mass="planned"))
+    assert [(step, one.weights) for step, one in found] == [(step, one.weights) for step, one in asked]
+    assert settled(mixer, Fit(), roles) == settled(DynaMiCS(mass="planned"), Fit()) | {"mass": "planned"}
     off_the_grid = [step for step, _ in found if step not in (0, 1, 4, 16, 64)]
     assert mixer.needs(Fit(steps=64, eval_points=4), roles) == Needs(sampled_readings=len(off_the_grid))
 
@@ -307,7 +311,19 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
             {"mass": "feedback", **settings},
             "mixer.mass: got 'feedback', expected 'planned', where probes are rolled back",
         )
-        for settings in ({"schedule": 4}, {"probe_steps": 2}, {"probes": "rolled-back"}, {"preset": "paper"})
+        for settings in (
+            *({"schedule": 4}, {"probe_steps": 2}, {"slopes": "whole"}),
+            *({"probes": "rolled-back"}, {"preset": "paper"}),
+        )
+    ),
+    *(
+        (
+            {**rolled_back, name: value},
+            f"mixer.{name}: got {value!r}, expected nothing: it is a setting of kept probes; "
+            'try probes: "kept"',
+        )
+        for rolled_back in ({"schedule": 8}, {"preset": "paper"})
+        for name, value in {"blocks": 10, "lean": 0.5}.items()
     ),
     *(
         (

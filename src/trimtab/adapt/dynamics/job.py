@@ -179,13 +179,13 @@ class DynamicsConfig:
         return replace(survey, cost={"all_in_multiple": main.all_in_multiple})
 
     def _planned(self) -> Needs:
-        """The needs of the main mixer; in low precision also a reading of the rounded weights per point of the grid."""
+        """The needs of the main mixer; in low precision also a reading of the rounded weights per reading."""
         needs, folder = self.mixer.needs(self.fit, self.roles()), local_folder(self.model)
         stored = next((header.dtype for header in headers_of(folder).values()), "") if folder else ""
         rounded = self.dtype == "bfloat16" or (self.dtype is None and stored in ("BF16", "F16"))
         if self.adapter is not None or not rounded:
             return needs
-        points = len(evaluation_steps(self.fit.steps, self.fit.eval_points)) - 1
+        points = len(evaluation_steps(self.fit.steps, self.fit.eval_points)) - 1 + self.fit.crossings
         return replace(needs, whole_readings=needs.whole_readings + points)
 
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> FinetuneResult | Comparison:

@@ -70,6 +70,8 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
 """What a setting that is None stands for."""
 _PLANS = ("solver", "ridge", "reach", "returns", "margin", "cap", "protect_targets")
 """Settings of a planned mixture, each of which asks for one."""
+_TRIALS, _BLOCKS = ("schedule", "probe_steps", "slopes"), ("blocks", "lean")
+"""Settings of rolled-back probes, each of which asks for them, and of kept ones."""
 _BY_MASS: Mapping[str, tuple[Any, Any]] = {"blocks": (20, 40), "lean": (1.0, 0.0), "kappa": (0.64, 1.28)}
 """Setting -> its value where the targets' mass is fed back, and where the mixture is planned."""
 
@@ -105,7 +107,7 @@ class DynaMiCS(Goals):
         preset: "default" or "paper".
         probes: "kept" measures slopes from the run itself, cut into blocks that lean towards one domain each, so
             that no step is spent on measuring; "rolled-back" trains on each domain on trial and undoes it. Giving
-            a `schedule` or `probe_steps` asks for the latter.
+            a `schedule`, `probe_steps` or `slopes` asks for the latter.
         mass: "feedback" plans the share of the targets anew at every reading, moves it there by bounded steps, and
             composes the rest by slopes (see `trimtab.adapt.dynamics.sides`); "planned" solves for the whole mixture, as
             the paper does. Rolled-back
@@ -171,23 +173,30 @@ class DynaMiCS(Goals):
             if (word := getattr(self, name)) is not None and word not in get_args(choices):
                 yield not_among(f"mixer.{name}", word, get_args(choices))
         yield from range_problems(self, _RANGES)
-        yield from self._strays("probes", "kept", ("schedule", "probe_steps", "slopes"), "rolled-back")
+        if self.preset not in PRESETS:
+            return
+        yield from self._strays("probes", "kept", _TRIALS, "rolled-back")
+        yield from self._strays("probes", "rolled-back", _BLOCKS, "kept")
         yield from self._strays("mass", "feedback", _PLANS, "planned")
         if self.mass == "feedback" and self.settled("probes") == "rolled-back":
             yield Problem("mixer.mass", "'feedback'", "'planned', where probes are rolled back")
 
     def _strays(self, of: str, chosen: str, names: Sequence[str], other: str) -> Iterator[Problem]:
         """Settings that do nothing with what was chosen."""
-        for name in names if getattr(self, of) == chosen else ():
+        for name in names if self.settled(of) == chosen else ():
             if self._given(name):
-                words = {"rolled-back": "rolled-back probes", "planned": "a planned mixture"}
+                words = {
+                    "rolled-back": "rolled-back probes",
+                    "kept": "kept probes",
+                    "planned": "a planned mixture",
+                }
                 expected = f"nothing: it is a setting of {words[other]}"
                 yield Problem(f"mixer.{name}", repr(getattr(self, name)), expected, f'{of}: "{other}"')
 
     def settled(self, name: str) -> Any:
         """A setting, or the preset's value for it where it is None."""
         value = getattr(self, name)
-        if value is None and name == "probes" and not (self.schedule is None and self.probe_steps is None):
+        if value is None and name == "probes" and any(map(self._given, _TRIALS)):
             return "rolled-back"
         if value is None and name in ("schedule", "slopes") and self.settled("probes") == "kept":
             return None  # settings of rolled-back probes
@@ -214,6 +223,10 @@ class DynaMiCS(Goals):
             self.settled("blocks"), self.settled("lean"), self.settled("kappa"), self.settled("shrink")
         )
 
+    def in_run(self, roles: Roles) -> DynaMiCS:
+        """The mixer as it acts with these roles: a planned mixture, with its settings, where there are no two sides."""
+        return self if self.sides(roles) else replace(self, mass="planned")
+
     @property
     def planning(self) -> Planning:
         """The planning settings: how slopes become a mixture."""
@@ -230,7 +243,8 @@ class DynaMiCS(Goals):
         if sides := self.sides(roles):
             return sides.needs(fit)
         if self.settled("probes") == "kept":
-            return block_needs(fit, roles, self.settled("blocks"), self.settled("lean"))
+            planned = self.in_run(roles)
+            return block_needs(fit, roles, planned.settled("blocks"), planned.settled("lean"))
         return probe_needs(self.plan(fit.steps), self.settled("slopes"), fit, roles)
 
     def decide(self, session: Session, state: State) -> Decision:
@@ -242,7 +256,7 @@ class DynaMiCS(Goals):
         if sides := self.sides(session.roles):
             return sides.decide(session, state)
         if self.settled("probes") == "kept":
-            return self._from_blocks(session, state)
+            return self.in_run(session.roles)._from_blocks(session, state)
         return self._from_trials(session, state)
 
     def _from_blocks(self, session: Session, state: State) -> Decision:

@@ -13,8 +13,9 @@ and g_i(d) = n S_i d + kappa n ||se_i * d|| the pessimistic change of loss i tha
     maximise over q   worth * t - g(d) of the targets' mean loss
     subject to        g_i(d) <= slack_i - t      for each constraint i
 
-Slopes need a rest that varies: in each block one of its domains stands for it, in turn, so that shares are kept on
-average and no step is spent on measuring. Blocks that are long past say little of what mends a constraint now.
+Slopes need a rest that varies: in each block it leans to one of its domains, in turn, so that no step is spent on
+measuring. A domain with a small first share leans less deep and gets somewhat less than its share. Blocks that are long
+past say little of what mends a constraint now.
 """
 
 from __future__ import annotations
