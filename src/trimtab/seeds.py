@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 from trimtab.errors import Problem
@@ -16,15 +17,15 @@ BEYOND = 2**63
 """Seeds are whole numbers from 0 to below this: what `derive` gives, and what torch and NumPy both take."""
 
 
-def seed_problem(where: str, seed: int) -> Problem | None:
+def seed_problem(where: str, seed: object) -> Problem | None:
     """The problem of a seed that cannot be used; the same rule for every system.
 
     >>> print(seed_problem("seed", -1))
     seed: got -1, expected a whole number from 0 to 2**63 - 1
     """
-    if 0 <= seed < BEYOND:
+    if not isinstance(seed, bool) and isinstance(seed, Integral) and 0 <= int(seed) < BEYOND:
         return None
-    return Problem(where, str(seed), "a whole number from 0 to 2**63 - 1")
+    return Problem(where, f"{seed!r:.60}", "a whole number from 0 to 2**63 - 1")
 
 
 def derive(seed: int, *names: str | int) -> int:

@@ -102,6 +102,26 @@ def test_a_run_below_a_file_is_refused_by_its_path(tmp_path: Path, below: str) -
         finetune(model(), train=trainable(), mixer=Uniform(["math"]), fit=QUICK, out=tmp_path / below)
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"seed": "a"}, r"seed: got 'a', expected a whole number from 0"),
+        ({"seed": None}, r"seed: got None, expected a whole number"),
+        ({"seed": True}, r"seed: got True, expected a whole number"),
+        ({"seed": 1.5}, r"seed: got 1\.5, expected a whole number"),
+        ({"seed": 2**63}, r"seed: got 9223372036854775808, expected"),
+        ({"label": ["a"]}, r"label: got \['a'\], expected a text"),
+        ({"config": "x"}, r"config: got 'x', expected a mapping"),
+        ({"save_model": "no"}, r"save_model: got 'no', expected True or False"),
+        ({"out": ""}, r"out: got '', expected the folder of a run"),
+    ],
+    ids=lambda one: str(one)[:24],
+)
+def test_other_arguments_of_another_type_are_told_before_any_work(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigProblems, match=told):
+        finetune(model(), train=trainable(), mixer=Uniform(["math"]), fit=QUICK, **given)
+
+
 def test_float8_weights_are_no_numbers_to_train() -> None:
     handle = model()
     next(handle.module.parameters()).data = next(handle.module.parameters()).data.to(torch.float8_e4m3fn)

@@ -115,6 +115,21 @@ def test_places_that_nothing_can_be_written_to(out: str, capsys: Capture) -> Non
         assert "got" in refused(["report", "folder", "-o", out], capsys)
 
 
+def test_an_empty_place_is_not_the_current_folder(capsys: Capture) -> None:
+    """It is what a variable of the shell comes to that was not set."""
+    before = sorted(Path().rglob("*"))
+    for line in (
+        ["run", "my.yaml", "--out", ""],
+        ["run", "my.yaml", "--out="],
+        ["sweep", "my.yaml", "--over", "seed=0", "--out", ""],
+        ["cp", "dynamics/quickstart", ""],
+        ["report", "folder", "-o", ""],
+        ["export", "folder", "--out", ""],
+    ):
+        assert "got '', expected a path" in refused(line, capsys)
+    assert sorted(Path().rglob("*")) == before
+
+
 def test_a_page_is_not_written_over_a_folder(capsys: Capture) -> None:
     assert "try folder/page.html" in refused(["report", "folder", "-o", "folder"], capsys)
 

@@ -150,6 +150,18 @@ def test_fingerprint_follows_the_weights(make, tokenizer):
     assert model.fingerprint() != first
 
 
+def test_an_adapter_with_dropout_is_in_the_mode_of_its_model(folder):
+    ids = torch.tensor([[5, 6, 7, 8]])
+    model = load(folder, adapter={"r": 2, "dropout": 0.5})
+    for name, weight in model.module.named_parameters():
+        if "lora_B" in name:
+            nn.init.ones_(weight)  # they are 0 at first, so that dropout before them changes nothing
+    assert not any(part.training for part in model.module.modules())
+    assert torch.equal(model.module(input_ids=ids).logits, model.module(input_ids=ids).logits)
+    training = load(tiny_models.build("llama").train(), adapter={"r": 2, "dropout": 0.5})
+    assert all(part.training for part in training.module.modules())
+
+
 # Other kinds --------------------------------------------------------------------------------------------
 
 

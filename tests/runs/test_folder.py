@@ -17,7 +17,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.errors import CheckpointError
+from trimtab.errors import CheckpointError, ConfigProblems
+from trimtab.runs.files import dump_yaml
 from trimtab.runs.folder import RunFolder, is_locked
 
 CONFIG = {"fit": {"lr": 1e-4, "steps": 320}, "targets": ("a", "b"), "seed": 0}
@@ -165,6 +166,54 @@ def test_a_folder_that_lost_its_config_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(CheckpointError, match=r"got metrics.jsonl but no config.yaml"):
         RunFolder.create_or_open(tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize("name", ["model", "report.html", "members", "timings.jsonl"])
+def test_what_a_run_would_replace_is_somebodys_where_no_run_has_begun(tmp_path: Path, name: str) -> None:
+    """A base model in `model/` was replaced by the tuned one."""
+    theirs = tmp_path / name
+    theirs.mkdir() if "." not in name else theirs.write_text("mine")
+    with pytest.raises(CheckpointError, match=rf"got {name} but no config.yaml in .*; try .*run$"):
+        RunFolder.create_or_open(tmp_path, CONFIG)
+    assert [one.name for one in tmp_path.iterdir() if one.name != ".lock"] == [name]
+    theirs.rmdir() if theirs.is_dir() else theirs.unlink()
+    (tmp_path / "notes.txt").write_text("mine")
+    RunFolder.create_or_open(tmp_path, CONFIG).close()
+
+
+def test_a_config_that_was_edited_is_refused_and_one_that_is_written_otherwise_is_not(tmp_path: Path) -> None:
+    """`trimtab resume` would take the edited settings for those of the whole run."""
+    RunFolder.create_or_open(tmp_path, CONFIG).close()
+    file = tmp_path / "config.yaml"
+    begun = file.read_text()
+    edited = {**CONFIG, "seed": 7}
+    file.write_text(dump_yaml({**edited, "targets": ["a", "b"]}))
+    for config in (CONFIG, edited):
+        with pytest.raises(
+            CheckpointError, match=r"config.yaml, edited since the run began, expected the config"
+        ):
+            RunFolder.create_or_open(tmp_path, config)
+    file.write_text(f"# by hand\n{begun}")
+    RunFolder.create_or_open(tmp_path, CONFIG).close()
+    facts = json.loads((tmp_path / "run.json").read_text())
+    del facts["config_sha256"]  # as one of an earlier version
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    RunFolder.create_or_open(tmp_path, CONFIG).close()
+
+
+def test_a_config_that_takes_the_place_of_one_that_failed_at_once_is_the_one_that_counts(
+    tmp_path: Path,
+) -> None:
+    with RunFolder.create_or_open(tmp_path, CONFIG) as run:
+        run.set_status("failed", error="x")
+    other = {**CONFIG, "seed": 7}
+    RunFolder.create_or_open(tmp_path, other).close()
+    RunFolder.create_or_open(tmp_path, other).close()
+
+
+def test_an_empty_path_is_no_folder_of_a_run() -> None:
+    with pytest.raises(ConfigProblems, match=r"out: got '', expected the folder of a run"):
+        RunFolder.create_or_open("", CONFIG)
 
 
 def test_a_run_killed_before_it_had_a_config_begins(tmp_path: Path) -> None:

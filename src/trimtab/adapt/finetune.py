@@ -48,9 +48,9 @@ from trimtab.models.load import Model, as_model
 from trimtab.models.tokenizer import lacks_tokens, refuse_longer, unknown_token, vocabulary
 from trimtab.runs.config import typed_problems
 from trimtab.runs.folder import RunFolder, read_config_of
-from trimtab.runs.paths import MODEL, RESULT
+from trimtab.runs.paths import MODEL, RESULT, as_path
 from trimtab.runs.serialise import is_sealed, plain, read_object, seal
-from trimtab.seeds import isolated
+from trimtab.seeds import isolated, seed_problem
 from trimtab.train.hosted import refuse_sharded
 from trimtab.train.loop import Loop, Paused, accelerator, interruptible
 from trimtab.train.settings import Fit
@@ -119,6 +119,7 @@ def finetune(
     refuse_sharded(model)
     fit = Fit() if fit is None else fit
     refuse([*type_problems(mixer, fit), *shown_problems(progress)])
+    refuse(_argument_problems(seed=seed, label=label, config=config, save_model=save_model))
     given = train, evaluate or {}
     train = as_domains("train", train)
     evaluate = as_domains("evaluate", evaluate or {}, fractions=EVALUATE_ONLY)
@@ -197,6 +198,16 @@ def type_problems(mixer: Any, fit: Any) -> Iterator[Problem]:
         yield from typed_problems(fit, "fit")
     else:
         yield Problem("fit", repr(fit), "the settings of a run", "Fit(steps=...)")
+
+
+def _argument_problems(**given: Any) -> Iterator[Problem]:
+    """Problems of type of the other arguments."""
+    if (problem := seed_problem("seed", given["seed"])) is not None:
+        yield problem
+    kinds = {"label": (str | None, "a text, or None"), "config": (Mapping | None, "a mapping, or None")}
+    for name, (kind, expected) in {**kinds, "save_model": (bool, "True or False")}.items():
+        if not isinstance(given[name], kind):
+            yield Problem(name, f"{given[name]!r:.60}", expected)
 
 
 MOST_UPDATES = 10**5
@@ -354,7 +365,7 @@ def place(out: Out, accelerator: Accelerator) -> Iterator[Path]:
     if out is not None:
         if not isinstance(out, str | Path):
             raise ConfigError(f"out: {explain(repr(out), 'the path of a folder, or None')}")
-        yield Path(out)
+        yield as_path(out, "out", "the folder of a run")
         return
     first = accelerator.is_main_process
     with tempfile.TemporaryDirectory(prefix="trimtab-") if first else nullcontext("") as folder:

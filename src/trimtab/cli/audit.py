@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.cli.console import note, parser, say, split_overrides
+from trimtab.cli.console import note, parser, path_named, say, split_overrides
 from trimtab.cli.jobs import outcome_of, read_job
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.runs.paths import missing_file
@@ -47,7 +47,9 @@ def audit(argv: Sequence[str]) -> int:
     options.add_argument("--max-bits", type=float, metavar="BITS", help="most that an attribute may leak")
     options.add_argument("--seed", type=int, metavar="N", help="of folds and classifiers; 0")
     options.add_argument("--jobs", type=int, metavar="N", help="processes, one thread each")
-    options.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; a new one if not given")
+    options.add_argument(
+        "--out", type=path_named, metavar="DIR", help="the run's folder; a new one if not given"
+    )
     options.usage = options.format_usage().removeprefix("usage: ").rstrip() + " [--KEY.KEY VALUE ...]"
     words, more = split_overrides(options, argv)
     arguments = options.parse_args(words)

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.cli.console import CRITERION_FAILED, DONE, note, parser, say
+from trimtab.cli.console import CRITERION_FAILED, DONE, note, parser, path_named, say
 from trimtab.cli.jobs import check_folder, find_run
 from trimtab.errors import (
     CheckpointError,
@@ -63,7 +63,7 @@ def cp(argv: Sequence[str]) -> int:
     """Copy a recipe; an existing file is never overwritten."""
     options = parser("cp", as_json=True)
     options.add_argument("recipe", metavar="RECIPE", help="as `trimtab ls` names it")
-    options.add_argument("target", metavar="TARGET.yaml", type=Path)
+    options.add_argument("target", metavar="TARGET.yaml", type=path_named)
     arguments = options.parse_args(argv)
     shipped, name = recipes(), arguments.recipe
     if name not in shipped:
@@ -138,7 +138,7 @@ def report(argv: Sequence[str]) -> int:
     """Write the page of one run, or of several side by side; groups and sweeps bring all their runs."""
     options, default = parser("report", as_json=True), "default: report.html in the run"
     options.add_argument("runs", metavar="RUN", nargs="+", help="folder or name of a run, a group or a sweep")
-    options.add_argument("-o", "--out", type=Path, metavar="PAGE.html", help=default)
+    options.add_argument("-o", "--out", type=path_named, metavar="PAGE.html", help=default)
     arguments = options.parse_args(argv)
     folders = [find_run(text, "a run, a group or a sweep") for text in arguments.runs]
     if arguments.out is None and len(folders) > 1:

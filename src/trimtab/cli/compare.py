@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trimtab.cli.console import CRITERION_FAILED, DONE, note, parser, say, split_overrides
+from trimtab.cli.console import CRITERION_FAILED, DONE, note, parser, path_named, say, split_overrides
 from trimtab.cli.jobs import outcome_of, read_job
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.runs.paths import MODEL, RESULT, missing_file, path_problem, runs_home
@@ -31,7 +31,9 @@ def compare(argv: Sequence[str]) -> int:
     options.add_argument(
         "--domains", metavar="FILE", required=True, help="YAML: name: {path: ..., tolerance: ...}"
     )
-    options.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; a new one if not given")
+    options.add_argument(
+        "--out", type=path_named, metavar="DIR", help="the run's folder; a new one if not given"
+    )
     options.usage = options.format_usage().removeprefix("usage: ").rstrip() + " [--KEY VALUE ...]"
     words, more = split_overrides(options, argv)
     arguments = options.parse_args(words)

@@ -10,8 +10,10 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
+from trimtab.errors import explain
 from trimtab.runs.live import write
 
 DONE, CRITERION_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -111,6 +113,17 @@ def parser(verb: str, line: Verb | None = None, *, as_json: bool = False) -> arg
     if as_json:
         options.add_argument("--json", action="store_true", help="print the result as JSON")
     return options
+
+
+def path_named(text: str) -> Path:
+    """The path that an argument names, which an empty text does not.
+
+    Raises:
+        ArgumentTypeError: it is empty, as a variable of the shell is that was not set.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError(explain("''", "a path", "./ for the current folder"))
+    return Path(text)
 
 
 def sentence(text: str) -> str:

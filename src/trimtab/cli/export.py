@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.cli.console import parser, say
+from trimtab.cli.console import parser, path_named, say
 from trimtab.cli.jobs import check_folder, find_run
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain
 from trimtab.runs.atomic import atomic_directory
@@ -23,7 +23,7 @@ def export(argv: Sequence[str]) -> int:
     """Write what a run left into a new folder: of fine-tuning a model or an adapter, of steering the steering."""
     options = parser("export", as_json=True)
     options.add_argument("run", metavar="RUN", help="folder or name of a finished run, or of a group")
-    options.add_argument("--out", type=Path, metavar="DIR", required=True, help="a new folder")
+    options.add_argument("--out", type=path_named, metavar="DIR", required=True, help="a new folder")
     options.add_argument("--merge", action="store_true", help="fold a LoRA into its base, as one model")
     arguments = options.parse_args(argv)
     arguments.out = check_folder(arguments.out)

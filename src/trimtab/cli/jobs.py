@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.cli.console import Verb, for_command, note, parser, say, split_overrides
+from trimtab.cli.console import Verb, for_command, note, parser, path_named, say, split_overrides
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, TrimtabError, explain, nearest
 from trimtab.runs.files import MOST, bound_problems
 from trimtab.runs.live import Bars
@@ -99,7 +99,9 @@ def run(argv: Sequence[str], verb: str = "run", line: Verb | None = None) -> int
     """
     options = parser(verb, line, as_json=True)
     options.epilog = f"{options.epilog}. {FAILED}"
-    options.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; a new one if not given")
+    options.add_argument(
+        "--out", type=path_named, metavar="DIR", help="the run's folder; a new one if not given"
+    )
     options.add_argument("--jobs", type=int, metavar="N", help="runs at a time, one thread each")
     arguments = _parsed(options, argv)
     name, content, overrides = _read(arguments)
@@ -129,7 +131,9 @@ def sweep(argv: Sequence[str]) -> int:
     """Run every cell of a grid; the same command with the same --out goes on; 1 when a cell failed."""
     options, axis = parser("sweep", as_json=True), "an axis; may be given again"
     options.add_argument("--over", action="append", required=True, metavar="KEY=V,V,...", help=axis)
-    options.add_argument("--out", type=Path, metavar="DIR", help="the sweep's folder; a new one if not given")
+    options.add_argument(
+        "--out", type=path_named, metavar="DIR", help="the sweep's folder; a new one if not given"
+    )
     options.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time, one thread each")
     options.add_argument("--cluster", choices=["ray"], help="run the cells on a cluster (extra: cluster)")
     arguments = _parsed(options, argv)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.cli.console import note, parser, say
+from trimtab.cli.console import note, parser, path_named, say
 from trimtab.cli.jobs import check_folder
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.runs.paths import as_path, missing_source
@@ -29,7 +29,7 @@ def listen(argv: Sequence[str]) -> int:
         help="tables of item and caption, one for each speaker, who is called as the file is",
     )
     options.add_argument(
-        "-o", "--out", type=Path, metavar="PATH", help="the task's folder; of choices a .csv"
+        "-o", "--out", type=path_named, metavar="PATH", help="the task's folder; of choices a .csv"
     )
     options.add_argument(
         "--candidates", metavar="FILE", help="item, candidates and target; random if not given"
@@ -42,7 +42,7 @@ def listen(argv: Sequence[str]) -> int:
     options.add_argument("--title", metavar="TEXT", help="heading of the page")
     options.add_argument("--question", metavar="TEXT", help="what stands above each caption")
     options.add_argument("--read", metavar="ANSWERS", nargs="+", help="files that people sent")
-    options.add_argument("--task", type=Path, metavar="DIR", help="with --read: the task's folder")
+    options.add_argument("--task", type=path_named, metavar="DIR", help="with --read: the task's folder")
     arguments = options.parse_args(argv)
     if problems := list(problems_of(arguments)):
         raise ConfigProblems(problems)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.cli.console import Verb, in_message, note, parser, say, sentence
+from trimtab.cli.console import Verb, in_message, note, parser, path_named, say, sentence
 from trimtab.cli.jobs import check_folder, find_run, run
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain
 from trimtab.runs.live import Bars
@@ -260,14 +260,14 @@ _SWEEP = _BOTH | {
     "--strengths": _option("S,S,...", "in [0, 1]", type=_numbers, default=(0, 0.25, 0.5, 0.75, 1)),
 }
 _FUSE = _BOTH | {
-    "--out": _option("DIR", "the folder of the checkpoint", type=Path, required=True),
+    "--out": _option("DIR", "the folder of the checkpoint", type=path_named, required=True),
     "--strength": _option("S", "in [0, 1]", type=float, default=1.0),
 }
 _CONCEPT = {
     "hyper": _option("HYPER", "a hypernetwork's folder, or the folder or name of a run that fitted one"),
     "words": _option("WORDS", "the concept; or --image", nargs="?"),
     "--image": _option("FILE", "a picture that shows the concept"),
-    "-o --out": _option("FOLDER", "the folder of the steering", type=Path, required=True),
+    "-o --out": _option("FOLDER", "the folder of the steering", type=path_named, required=True),
     "--strength": _option("S", "in [0, 1]; folded into the steering", type=float, default=1.0),
     "--model": _option("MODEL", "the generator, where it is not at the place of the fit", default=""),
     "--encoder": _option("MODEL", "the encoder, likewise", default=""),

@@ -74,7 +74,7 @@ def read_adapter(adapter: Mapping[str, Any]) -> Lora:
 
 
 def wrap(module: nn.Module, adapter: Mapping[str, Any] | LoraConfig) -> nn.Module:
-    """Put a LoRA adapter inside `module` (in place, as peft does) and return the peft wrapper.
+    """Put a LoRA adapter inside `module` (in place, as peft does) and return the peft wrapper, in the module's mode.
 
     Only the adapter's parameters require gradients afterwards. The caller's random generators are unchanged.
 
@@ -102,7 +102,11 @@ def wrap(module: nn.Module, adapter: Mapping[str, Any] | LoraConfig) -> nn.Modul
         # peft 0.21 reads a property that transformers 5.23 has renamed; nothing the caller could act on.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         try:
-            return cast("nn.Module", get_peft_model(cast("Any", module), cast("Any", config)))
+            modes = {part: part.training for part in module.modules()}
+            wrapped = cast("nn.Module", get_peft_model(cast("Any", module), cast("Any", config)))
+            for part in wrapped.modules():  # peft leaves what it adds, dropout too, in the mode of training
+                part.training = modes.get(part, module.training)
+            return wrapped
         except torch.OutOfMemoryError:
             raise
         except (ValueError, TypeError, RuntimeError) as error:

@@ -5,6 +5,7 @@ The status in the folder says how the work ended, whatever ended it. Runs are li
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -23,7 +24,7 @@ from trimtab.errors import CheckpointError, TrimtabError, explain
 from trimtab.runs import environment
 from trimtab.runs.atomic import clean_below, clean_leftovers, full_disk_is_clear, refuse_link, write_atomic
 from trimtab.runs.files import dump_yaml, load_yaml, read_text
-from trimtab.runs.paths import RESULT
+from trimtab.runs.paths import MODEL, RESULT, as_path
 from trimtab.runs.serialise import JsonLines, differences, plain, read_json, read_lines, read_object, to_json
 
 if sys.platform != "win32":
@@ -102,6 +103,8 @@ def _try_lock(descriptor: int, *, after: float = 0) -> bool:
 SCHEMA_VERSION = 1
 RunStatus = Literal["running", "done", "failed", "interrupted"]
 _FILES = (".lock", "config.yaml", "run.json", "metrics.jsonl", "timings.jsonl")
+_WRITTEN = (*_FILES[2:], "members", MODEL, "report.html")
+"""What a run writes or replaces beside `artifacts/`; without the config of a run it is somebody's."""
 _BLANK = dict[str, Any](
     schema_version=0, status="", created="", facts={}, sessions=[], threads={}, versions={}
 )
@@ -139,10 +142,12 @@ class RunFolder:
                 values.
 
         Raises:
-            CheckpointError: another process holds the run, its config differs (the keys are named), the folder is
-                damaged, or a file or folder in it is a link. Nothing is changed then.
+            CheckpointError: another process holds the run, its config differs (the keys are named) or was edited, the
+                folder is damaged, holds something that a run would replace, or a file or folder in it is a link.
+                Nothing is changed then.
+            ConfigProblems: the path is empty, or cannot be one.
         """
-        path = Path(path)
+        path = as_path(path, "out", "the folder of a run")
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (NotADirectoryError, FileExistsError) as error:
@@ -159,7 +164,8 @@ class RunFolder:
             clean_below(path / "artifacts")
             clean_leftovers(path, everyones=True)
             if not (path / "config.yaml").exists() or failed_at_once(path):  # first: else it is no run
-                write_atomic(path / "config.yaml", dump_yaml(plain(config, finite=False)))
+                write_atomic(path / "config.yaml", text := dump_yaml(plain(config, finite=False)))
+                record["config_sha256"] = _mark_of(load_yaml(text))
             (path / "artifacts").mkdir(exist_ok=True)
             _check_in(path, record)
         except BaseException:
@@ -265,17 +271,23 @@ def check_config(path: Path, config: Mapping[str, Any], *, may_change: Collectio
         return
     file = path / "config.yaml"
     if not file.exists():
-        strangers = [name for name in ("run.json", "metrics.jsonl") if (path / name).exists()]
+        strangers = [name for name in _WRITTEN if os.path.lexists(path / name)]
         strangers += ["artifacts"] if list((path / "artifacts").glob("*")) else []
         if strangers:
             got = f"{strangers[0]} but no config.yaml in {path}"
-            raise CheckpointError(explain(got, "a run, or a new folder"))
+            raise CheckpointError(explain(got, "a run, or a new folder", f"{path / 'run'}"))
         return
     text = read_text(file, "the config of a run", error=CheckpointError)
     try:
         old = load_yaml(text)
     except Exception as error:  # PyYAML fails in many ways on damaged text
         raise CheckpointError(explain(f"damaged text in {file}", "the config of a run")) from error
+    if _record_of(path).get("config_sha256", mark := _mark_of(old)) != mark:
+        got, hint = (
+            f"{file}, edited since the run began",
+            "its former content, or another folder for a new run",
+        )
+        raise CheckpointError(explain(got, "the config that it began with", hint))
     changed = differences(old, plain(config, finite=False))
     below = tuple(f"{key}." for key in may_change)
     changes = [
@@ -286,6 +298,11 @@ def check_config(path: Path, config: Mapping[str, Any], *, may_change: Collectio
     if changes:
         got, hint = f"another config: {'; '.join(changes)}", "another folder, or the same config"
         raise CheckpointError(f"{path}: {explain(got, 'that of the run in the folder', hint)}")
+
+
+def _mark_of(config: Any) -> str:
+    """What a config is known by: the SHA-256 of its values, however they are written."""
+    return hashlib.sha256(to_json(plain(config, finite=False)).encode()).hexdigest()
 
 
 def failed_at_once(path: Path) -> bool:

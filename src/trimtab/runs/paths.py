@@ -40,8 +40,8 @@ def as_path(source: str | Path, where: str = "path", expected: str = "a path") -
         expected: what it should be.
 
     Raises:
-        ConfigProblems: a user that is not there, a character that no path has, a name too long, a link to itself, or
-            a folder on the way that may not be entered.
+        ConfigProblems: nothing, a user that is not there, a character that no path has, a name too long, a link to
+            itself, or a folder on the way that may not be entered.
 
     >>> as_path("~nosuchuser/x", "model")
     Traceback (most recent call last):
@@ -54,7 +54,12 @@ def as_path(source: str | Path, where: str = "path", expected: str = "a path") -
 
 
 def path_problem(where: str, source: str | Path, expected: str = "a path") -> Problem | None:
-    """The problem of a path that cannot be looked up; None where it can be, whether or not something is there."""
+    """The problem of a path that cannot be looked up; None where it can be, whether or not something is there.
+
+    An empty text is none, though `Path("")` is the current folder: a variable that was not set ends there.
+    """
+    if not os.fspath(source):
+        return Problem(where, "''", expected)
     try:
         os.stat(Path(source).expanduser())  # noqa: PTH116 (tells why, which `exists` does not)
     except RuntimeError:
