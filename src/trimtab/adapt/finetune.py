@@ -82,7 +82,8 @@ def finetune(
 
     Weights of a low-precision checkpoint (bfloat16, float16) are held in float32 while they are trained, with float32
     moments, and come back in their own type. The checkpoint is chosen, and its test losses are read, with the weights
-    as rounded; forward passes are in float32, unless `fit.precision` says "bf16".
+    as rounded; forward passes are in float32, unless `fit.precision` says "bf16". Below an adapter they stay as they
+    are, and are computed with in their type.
 
     Args:
         model: changed in place: afterwards it holds the best checkpoint that kept every constraint on validation

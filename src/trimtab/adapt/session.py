@@ -87,6 +87,8 @@ def role_problems(roles: Roles) -> Iterator[Problem]:
     one_of = f"one of the domains {', '.join(map(repr, roles.evaluate))}"
     if not roles.train:
         yield Problem("train", "no domain", "at least one domain to train on")
+    if not roles.evaluate:
+        return  # nothing that a target or a constraint could be
     if len(roles.evaluate) > MOST_DOMAINS:
         yield Problem("train and evaluate", f"{len(roles.evaluate):,} domains", f"at most {MOST_DOMAINS:,}")
     for name in [name for name in roles.evaluate if not str(name).strip()]:
