@@ -91,7 +91,7 @@ def at(curve: list[dict[str, float]], budget: float, name: str) -> float:
     return curve[-1][name]
 
 
-def summary(name: str, way: str, found: dict, ours: dict) -> dict[str, Any]:
+def summary(name: str, way: str, found: dict[Any, Any], ours: dict[Any, Any]) -> dict[str, Any]:
     first = COLUMNS[1]
     gaps = {
         key: own[first] - ours[key][first] for key, own in found.items() if key in ours and PAIRED not in name
