@@ -128,7 +128,7 @@ def taxonomy(world: World) -> dict[str, str]:
     return {noun: TOPICS[topic] for topic, nouns in enumerate(world.lexicon.nouns) for noun in nouns}
 
 
-def over_topics(topics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def over_topics(topics: Sequence[Mapping[Any, Any]]) -> dict[str, dict[str, float]]:
     """Mean effects of experts and of other units, and of experts less the others, with intervals over topics."""
     values = {units: np.array([row[units] for row in topics]) for units in ("experts", "random", "matched")}
     for units in ("random", "matched"):
