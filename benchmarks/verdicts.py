@@ -1,4 +1,4 @@
-"""Verdicts on claims, from intervals: the rules that pages of results share.
+"""Verdicts on claims, from intervals: the rules that pages of results share, and which interval a mean has.
 
 Evidence is a number with its 95 % interval; one without ends, such as that of a single run, tells nothing apart.
 """
@@ -8,9 +8,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from trimtab.numerics.bootstrap import Interval, bootstrap, mean, student
+
 HELD, PARTLY, FAILED, OPEN, UNKNOWN = "held", "partly", "did not hold", "open", "not measured"
 Evidence = Mapping[str, Any]
 """what, value, low, high (None where there is no interval), n."""
+FEW = 20
+"""Units below which a percentile bootstrap of a mean is clearly too narrow; see `numerics.bootstrap`."""
+INTERVAL = f"95 %: Student's t of a mean over fewer than {FEW} units, else a percentile bootstrap"
+"""What a result file says of intervals by `mean_interval`; older files had a bootstrap whatever the number."""
+
+
+def mean_interval(values: np.ndarray) -> Interval:
+    """95 % interval of a mean over independent units: Student's t below `FEW` of them, else a percentile bootstrap.
+
+    >>> few, many = mean_interval(np.arange(3.0)), mean_interval(np.arange(100.0))
+    >>> (round(few.low, 2), round(few.high, 2)), 43 < many.low < 44
+    ((-1.48, 3.48), True)
+    """
+    return student(values) if len(values) < FEW else bootstrap(mean, values)
 
 
 def side(one: Evidence) -> str:

@@ -8,10 +8,12 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmark_scripts import scripts
 from site_pages import PAGES, ROOT, TEXTS, sentences
+from trimtab.numerics.bootstrap import bootstrap, mean, student
 
 FOLDER = ROOT / "benchmarks"
 SCRIPTS = {
@@ -59,6 +61,14 @@ def test_every_page_of_results_has_its_script() -> None:
 def test_a_difference_is_told_by_its_interval(low: float | None, high: float | None, told: str) -> None:
     value = 0.0 if low is None or high is None else (low + high) / 2
     assert HELPERS["verdict"]({"value": value, "low": low, "high": high}) == told
+
+
+def test_the_interval_of_a_mean_is_students_below_twenty_units() -> None:
+    draws = np.random.default_rng(0).normal(size=20)
+    with scripts(".", "verdicts") as (verdicts,):
+        assert verdicts.mean_interval(draws[:19]) == student(draws[:19])
+        assert verdicts.mean_interval(draws) == bootstrap(mean, draws)
+        assert np.isnan(verdicts.mean_interval(draws[:1]).low)
 
 
 NAMED = re.compile(

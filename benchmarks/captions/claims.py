@@ -7,16 +7,14 @@ run would change.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from arms import ABLATION, COMPARISONS, MAIN, START, TUNED, Arm
-from scipy.stats import t
 
-from trimtab.numerics.bootstrap import bootstrap, mean_difference
+from trimtab.numerics.bootstrap import bootstrap, mean_difference, student
 
 Run = tuple[int, str, Mapping[str, float], Mapping[str, Sequence[float]]]
 """Seed, key of the arm, means, numbers of each picture."""
@@ -25,16 +23,12 @@ MOST_LOST, MOST_RISE = -0.2, 0.05
 HELD, PARTLY, FAILED, UNKNOWN = "held", "partly", "did not hold", "not measured"
 
 
-def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Ends:
+def over_seeds(values: Sequence[float]) -> Ends:
     """The mean with an interval by Student's t; without one for fewer than two seeds."""
-    array = np.asarray(values, dtype=float)
-    if not len(array):
+    if not len(values):
         return {"value": None, "low": None, "high": None, "n": 0}
-    middle, n = float(array.mean()), len(array)
-    if n < 2:
-        return {"value": middle, "low": None, "high": None, "n": n}
-    half = float(t.ppf((1 + confidence) / 2, n - 1) * array.std(ddof=1) / math.sqrt(n))
-    return {"value": middle, "low": middle - half, "high": middle + half, "n": n}
+    found = vars(student(np.asarray(values, dtype=float)))
+    return found if found["n"] > 1 else found | {"low": None, "high": None}
 
 
 def above_zero(found: Sequence[Ends]) -> str:

@@ -29,7 +29,6 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers as hf
-from scipy import stats
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from trimtab import Listener, ListenerReward
@@ -40,6 +39,7 @@ from trimtab.lab.scene_models import LISTENER, OTHER, scene_model
 from trimtab.lab.scene_sets import training_scenes
 from trimtab.lab.scenes import SceneWorld
 from trimtab.models.captioner import captioner
+from trimtab.numerics.bootstrap import student
 from trimtab.refer.captions.discritune import DiscriTune
 from trimtab.refer.captions.listener import Gallery
 from trimtab.refer.captions.rewards import listener_rewards
@@ -294,9 +294,7 @@ def measured(seed: int, steps: int, lessons: int, runs: Path, *, kept_only: bool
 
 def over_seeds(values: list[float]) -> dict[str, float]:
     """The mean over seeds with Student's 95 % interval."""
-    mean, n = float(np.mean(values)), len(values)
-    half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else np.nan
-    return {"value": mean, "low": mean - half, "high": mean + half, "n": n}
+    return vars(student(np.array(values)))
 
 
 def main() -> None:

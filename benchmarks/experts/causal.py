@@ -1,6 +1,7 @@
 """A causal model trained here: does the overlap of its experts come to follow topics, and do experts do something?
 
     OMP_NUM_THREADS=1 python benchmarks/experts/causal.py        writes benchmarks/results/experts/causal.json
+    python benchmarks/experts/causal.py --means                  makes its means over topics anew, and runs nothing
 
 A small Llama learns the grammar world; at random initialisation and at four checkpoints of one run ExpertLens is
 fitted to all 80 nouns in the same sentences, so that shared words say nothing about topics. Truth: two nouns of one
@@ -14,10 +15,14 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import LlamaForCausalLM
@@ -28,15 +33,19 @@ from trimtab.lab.grammar_model import GrammarModel, world_config, world_tokenize
 from trimtab.lab.registry import noun_concepts, ratings
 from trimtab.models.load import Model, load
 from trimtab.read.experts.agreement import agree
-from trimtab.read.experts.baselines import causal_check, contrasts, shared_words, static_embeddings
+from trimtab.read.experts.baselines import causal_check, shared_words, static_embeddings
 from trimtab.read.experts.lens import ExpertLens
 from trimtab.read.experts.ratings import judged, read_ratings
 from trimtab.runs.environment import hardware, threads, versions
 from trimtab.seeds import derive, isolated
 
+sys.path.append(str(Path(__file__).parents[1]))
+from verdicts import INTERVAL, mean_interval
+
 RESULTS = Path(__file__).parents[1] / "results" / "experts"
 STEPS, CHECKPOINTS, SEED, TOP, TAU = 320, (0, 40, 80, 160, 320), 0, 100, 0.5
 SILENCED, DOCUMENTS = 50, 24
+INTERVALS = f"alignment: 95 % percentile bootstrap over nouns, 200 draws; effects: over topics, {INTERVAL}"
 
 
 def checkpoints(world: World):
@@ -119,7 +128,21 @@ def taxonomy(world: World) -> dict[str, str]:
     return {noun: TOPICS[topic] for topic, nouns in enumerate(world.lexicon.nouns) for noun in nouns}
 
 
+def over_topics(topics: Sequence[Mapping[Any, Any]]) -> dict[str, dict[str, float]]:
+    """Mean effects of experts and of other units, and of experts less the others, with intervals over topics."""
+    values = {units: np.array([row[units] for row in topics]) for units in ("experts", "random", "matched")}
+    for units in ("random", "matched"):
+        values[f"experts - {units}"] = values["experts"] - values[units]
+    return {name: asdict(mean_interval(value)) for name, value in values.items()}
+
+
 def main() -> None:
+    if "--means" in sys.argv[1:]:
+        result = json.loads((RESULTS / "causal.json").read_text(encoding="utf-8"))
+        for effect in result["effects"].values():
+            effect["means"] = over_topics(effect["topics"])
+        write(result | {"interval": INTERVALS})
+        return
     torch.set_num_threads(1)
     before, wall, cpu = os.getloadavg(), time.perf_counter(), time.process_time()
     world = World(Grammar())
@@ -133,8 +156,9 @@ def main() -> None:
             lens = ExpertLens.fit(model, concepts, seed=SEED)
             for way in ("silence", "force"):
                 changes = causal_check(lens, texts, words, way=way, top=SILENCED, seed=SEED)
-                means = {name: asdict(value) for name, value in contrasts(changes, SEED).items()}
-                effects[f"step {step}, {way}"] = {"means": means, "topics": changes.to_dict("records")}
+                topics = changes.to_dict("records")
+                means = over_topics(topics)
+                effects[f"step {step}, {way}"] = {"means": means, "topics": topics}
                 print(step, way, json.dumps(means), flush=True)
     result = {
         "command": "OMP_NUM_THREADS=1 python benchmarks/experts/causal.py",
@@ -146,11 +170,15 @@ def main() -> None:
         "load_average": {"before": before, "after": os.getloadavg()},
         "wall_s": round(time.perf_counter() - wall, 1),
         "cpu_s": round(time.process_time() - cpu, 1),
-        "interval": "95 % over nouns (alignment, 200 draws) and over topics (effects)",
+        "interval": INTERVALS,
         "unit_of_effects": "nats: change of the log probability of a topic's nouns and verbs, mean over places",
         "alignment": rows,
         "effects": effects,
     }
+    write(result)
+
+
+def write(result: Mapping[str, Any]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "causal.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

@@ -282,7 +282,8 @@ def effects(causal: Found) -> Iterator[str]:
     names = [name.replace(" - ", " less ") for name in next(iter(causal["effects"].values()))["means"]]
     yield prose(
         f"The {SILENCED} best experts of a topic are held, beside random units and units matched in their response.",
-        f"Change of the log probability of the topic's words in other documents, nats, n = {n} topics:",
+        f"Change of the log probability of the topic's words in other documents, nats, n = {n} topics.",
+        "Intervals are Student's, over topics:",
     )
     yield lines(["", *(f"{name} units" if name in ("random", "matched") else name for name in names)], rows)
 

@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.numerics.bootstrap import bootstrap, mean
-
 sys.path.append(str(Path(__file__).parents[1]))
 from claims_table import Claim, of_all, touch, within
 from pages import listed, percent, span
-from verdicts import above, below, side
+from verdicts import above, below, mean_interval, side
 
 CLAIMED = 0.01
 """Share of pretraining data that prevents forgetting, in the paper (Bethune et al. 2025)."""
@@ -170,7 +168,7 @@ def pairs(rows: Sequence[Found], how: str, other: str) -> list[tuple[Found, Foun
 
 def less(ways: Sequence[tuple[Found, Found]], of: str) -> dict[str, Any]:
     """The first way less the second, pair by pair."""
-    found = bootstrap(mean, np.array([float(one[of]) - float(other[of]) for one, other in ways]))
+    found = mean_interval(np.array([float(one[of]) - float(other[of]) for one, other in ways]))
     return dict(vars(found))
 
 

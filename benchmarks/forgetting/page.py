@@ -19,7 +19,7 @@ from promise_page import promises
 sys.path.append(str(Path(__file__).parents[1]))
 from claims_table import table, touch
 from pages import bullets, joined, lines, link, listed, main, number, percent, prose, read, script, span
-from verdicts import side
+from verdicts import FEW, side
 
 PAPER_TOKENS = 30_000_000
 """The largest number of unique tokens of the paper (Bethune et al. 2025)."""
@@ -58,6 +58,7 @@ def opening(points: Mapping[str, Found]) -> Iterator[str]:
         f"The domains are {texts}.",
         "Forgetting is the rise of the pretraining loss on test, in nats per token.",
         "Brackets are 95 % intervals over runs, and n counts runs.",
+        f"Those of means over fewer than {FEW} runs are Student's.",
     )
 
 
@@ -115,6 +116,12 @@ def removal(domains: Mapping[str, Found]) -> Iterator[str]:
     ]
     yield "Share of forgetting removed, over pairs of runs that differ in nothing else:"
     yield lines(["injected", *heads], rows)
+    few = sorted({n for column in columns if (n := cells[(column[0], shares[0], column[1])]["n"]) < FEW})
+    if few:
+        yield prose(
+            "These shares are ratios of sums, with percentile bootstraps over pairs.",
+            f"Over so few as n = {listed(few)} these are too narrow.",
+        )
     yield from apart(cells, list(domains), shares, most)
     yield from sequences(domains, shares)
     yield f"The paper's runs go up to {PAPER_TOKENS / most:.0f} times as many tokens."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -32,11 +33,14 @@ from methods import (
 )
 from world import Size
 
-from trimtab.numerics.bootstrap import Interval, bootstrap, mean, spearman
+from trimtab.numerics.bootstrap import Interval, bootstrap, spearman
 from trimtab.runs.environment import hardware
 from trimtab.runs.serialise import plain
 from trimtab.steer.hypertransport.concept_file import SPLITS, TRAIN
 from trimtab.steer.hypertransport.measuring import ALL_HELD_OUT, BUDGET, break_even
+
+sys.path.append(str(Path(__file__).parents[1]))
+from verdicts import INTERVAL, mean_interval
 
 RESULTS = Path(__file__).parents[1] / "results" / "hypertransport"
 Record = Mapping[str, Any]
@@ -53,6 +57,7 @@ def gathered(runs: Sequence[Record], chosen: Chosen, size: Size) -> dict[str, An
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "versions": {one: version(one) for one in ("trimtab", "torch", "transformers", "numpy")},
             "hardware": hardware(),
+            "interval": INTERVAL,
             "settings": {"size": size, "chosen": chosen, "budget": BUDGET, "margin": MARGIN}
             | {"strengths": STRENGTHS, "break_even": BREAK_EVEN},
             "seeds": [{"seed": run["seed"], "concepts": run["concepts"]} for run in runs],
@@ -109,12 +114,12 @@ def _means(runs: Sequence[Record], piece: str) -> Iterator[dict[str, Any]]:
                 curves = [one["curves"][method] for one in some]
                 for points in zip(*curves, strict=True):
                     values = {
-                        name: _interval(bootstrap(mean, np.array([point[name] for point in points])))
+                        name: _interval(mean_interval(np.array([point[name] for point in points])))
                         for name in ("concept", "whole", "input", "distance")
                     }
                     yield told | {"strength": points[0]["strength"]} | values
                 reached = np.array([equal(one, method) for one in some])
-                yield told | {"strength": None, "concept": _interval(bootstrap(mean, reached))}
+                yield told | {"strength": None, "concept": _interval(mean_interval(reached))}
 
 
 def _attributes(runs: Sequence[Record]) -> Iterator[dict[str, Any]]:
@@ -127,7 +132,7 @@ def _attributes(runs: Sequence[Record]) -> Iterator[dict[str, Any]]:
             reached = at_budget(one["curves"][method], start, attribute)
             found.setdefault((attribute, method), []).append(reached)
     for (attribute, method), shares in found.items():
-        share = _interval(bootstrap(mean, np.array(shares)))
+        share = _interval(mean_interval(np.array(shares)))
         yield {"attribute": attribute, "method": method, "concept": share}
 
 
@@ -153,7 +158,7 @@ def difference(
 ) -> dict[str, Any]:
     """The first method less the second, paired over concepts."""
     gaps = np.array([of(one, first) - of(one, second) for one in records])
-    return {"what": what} | _interval(bootstrap(mean, gaps))
+    return {"what": what} | _interval(mean_interval(gaps))
 
 
 DIFFERENCES: Mapping[str, tuple[str, str, Of]] = {

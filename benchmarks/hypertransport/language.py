@@ -38,7 +38,6 @@ from trimtab.lab.grammar import NOUN, SLOT, Grammar, World
 from trimtab.lab.grammar_model import grammar_model
 from trimtab.lab.registry import ENCODER, model
 from trimtab.models.language import kl
-from trimtab.numerics.bootstrap import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
 from trimtab.runs.serialise import plain, to_json
@@ -48,6 +47,9 @@ from trimtab.steer.hypertransport.conditions import SELF
 from trimtab.steer.hypertransport.fitted import FittedHyperTransport
 from trimtab.steer.hypertransport.measuring import within_budget
 from trimtab.steer.hypertransport.rivals import ConceptMaps
+
+sys.path.append(str(Path(__file__).parents[1]))
+from verdicts import mean_interval
 
 RUNS = Path("runs/benchmark-hypertransport")
 SITES = "*_layernorm"
@@ -283,7 +285,7 @@ def compared(records: Sequence[Mapping[str, Any]], seed: int) -> dict[str, list[
             name = f"{HYPER}, {encoder}"
             for rival in (UNSTEERED, MEAN, f"{NEAREST}, {encoder}", f"{RIDGE}, {encoder}", LINEAS):
                 gaps = np.array([at_kl(one, name) - at_kl(one, rival) for one in some])
-                interval = bootstrap(mean, gaps)
+                interval = mean_interval(gaps)
                 told = {name: getattr(interval, name) for name in ("value", "low", "high", "n")}
                 key = f"{encoder} less {rival.partition(f', {encoder}')[0]}"
                 found.setdefault(key, []).append({"what": f"seed {seed}, {split}", "split": split} | told)

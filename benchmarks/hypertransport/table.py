@@ -33,7 +33,8 @@ from trimtab.steer.hypertransport.network import HyperNetwork
 
 sys.path.append(str(Path(__file__).parents[1]))
 import pages
-from pages import joined, lines, number, prose, read
+from pages import joined, lines, listed, number, prose, read
+from verdicts import FEW, INTERVAL
 
 FIGURE = "hypertransport.svg"
 Found = Mapping[str, Any]
@@ -74,12 +75,26 @@ def opening(found: Found) -> Iterator[str]:
         "*Input* is the share of the other attributes that are as the prompt says.",
         f"*Equal input* is concept fidelity where input fidelity has fallen by {found['settings']['budget']}, or the",
         "best before it. Intervals are at 95 %, over concepts, which share values: they are rather too narrow.",
+        narrow(found),
         f"Strengths are {', '.join(map(str, found['settings']['strengths']))}.",
         "Beyond a whole step a map is carried on in a straight line.",
     )
     best = {kind: dict(map(tuple, one)) or "defaults" for kind, one in found["settings"]["chosen"].items()}
     told = "; ".join(f"{kind} {settings}" for kind, settings in best.items())
     yield prose(f"Settings were chosen on training concepts that were held out for it: {told}.")
+
+
+def narrow(found: Found) -> str:
+    """Over how few concepts a mean still has a percentile bootstrap; nothing of a result with Student's intervals."""
+    evidence = [one for every in found["evidence"].values() for one in every]
+    few = sorted({one["n"] for one in (*evidence, *(one["concept"] for one in found["attributes"]))})
+    few = [n for n in few if n < FEW]
+    if not few or found.get("interval") == INTERVAL:
+        return ""
+    return (
+        f"Those over few (n = {listed(few)}) are percentile bootstraps, which few concepts narrow further:"
+        " single values were not kept."
+    )
 
 
 def pooled(one: Found | None) -> str:

@@ -16,6 +16,7 @@ asked with the texts of another concept. Kill it whenever you like; the same com
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -32,12 +33,15 @@ from runs import head, model_of, options, results_of, span, write
 from trimtab import CAA, HyperTransport, MeanAcT
 from trimtab.lab.smollm2 import smollm2
 from trimtab.models.load import Model
-from trimtab.numerics.bootstrap import bootstrap, mean, wilson
+from trimtab.numerics.bootstrap import wilson
 from trimtab.runs.paths import safe_name
 from trimtab.seeds import derive
 from trimtab.steer.hypertransport.fitted import FittedHyperTransport
 from trimtab.steer.hypertransport.rivals import ConceptMaps
 from trimtab.steer.steering import Steering
+
+sys.path.append(str(Path(__file__).parents[1]))
+from verdicts import INTERVAL, mean_interval
 
 SITES = [f"residual.{block}" for block in range(4, 28, 6)]
 MIDDLE = "residual.16"
@@ -390,7 +394,7 @@ def gathered(
                      for split in (TRAIN, TOPIC, COMBINATION)},
         "cells": {"there": len(there), "planned": len(every)},
         "score": "sum of log-odds of the concept's three values, nats, mean over beginnings and seeds",
-        "interval": "95 %, over concepts; it does not cover the choice of seeds, which are few",
+        "interval": f"{INTERVAL}; units are concepts; it does not cover the choice of seeds, which are few",
         "judge": judge_accuracy(size),
         "networks": nets,
         "table": table(there),
@@ -427,7 +431,7 @@ def table(there: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for split in dict.fromkeys(split for _, split in mine):
             some = [point for its, point in points if its == split]
             each = np.array([score for (_, its), score in mine.items() if its == split])
-            row = {"split": split, "budget": budget, "method": method, "score": span(bootstrap(mean, each))}
+            row = {"split": split, "budget": budget, "method": method, "score": span(mean_interval(each))}
             row |= {
                 k: float(np.mean([p[k] for p in some])) for k in ("kl", "reached", "repeats") if k in some[0]
             }
@@ -451,7 +455,7 @@ def differences(there: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if both:
                 gaps = np.array([mine[at] - beside[at] for at in both])
                 row = {"budget": budget, "method": method, "less": rival}
-                rows.append(row | {"difference": span(bootstrap(mean, gaps))})
+                rows.append(row | {"difference": span(mean_interval(gaps))})
     return rows
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -27,13 +28,15 @@ from trimtab import Steering
 from trimtab.lab.grammar import Documents, Style
 from trimtab.lab.grammar_model import insult_rate, topic_fidelity
 from trimtab.models.language import kl
-from trimtab.numerics.bootstrap import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
 from trimtab.runs.serialise import to_json
 from trimtab.runs.sweep import sweep
 from trimtab.seeds import derive
 from worlds import JUDGED, PLACES, Judge, judge, logits
+
+sys.path.append(str(Path(__file__).parents[1]))
+from verdicts import INTERVAL, mean_interval
 
 RESULTS = Path(__file__).parents[1] / "results" / "steering"
 WANTED = ("MeanAcT", "LinAcT", "LinEAS", "LinEAS, gamma .3")
@@ -138,7 +141,7 @@ def table(cells: Mapping[str, Any], results: Mapping[str, Any]) -> list[dict[str
 
 
 def _told(values: list[float]) -> dict[str, Any]:
-    found = bootstrap(mean, np.array(values))
+    found = mean_interval(np.array(values))
     return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
 
@@ -158,7 +161,8 @@ def main() -> None:
     record = {
         "command": f"python benchmarks/steering/algebra.py --jobs {asked.jobs}",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "units": f"models, {len(SEEDS)} of them, each with its own examples; intervals are 95 % over models",
+        "units": f"models, {len(SEEDS)} of them, each with its own examples",
+        "interval": INTERVAL,
         "examples": EXAMPLES,
         "judged": JUDGED,
         "versions": {name: version(name) for name in ("trimtab", "torch")}

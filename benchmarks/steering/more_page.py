@@ -7,7 +7,7 @@ from typing import Any
 
 from claims import ABOVE, BELOW, UNCLEAR, apart, real_cells, real_score, real_sides, untouched_score
 from methods import DEFAULT, LABELS, LOCAL, METHODS
-from pages import lines, link, number, prose, script, span
+from pages import lines, link, listed, number, prose, script, span
 from table import MATCHED
 from verdicts import side
 
@@ -231,11 +231,11 @@ def _helped(gaps: list[Row]) -> Iterator[str]:
         for where in (BELOW, ABOVE, UNCLEAR)
     }
     if names[BELOW]:
-        yield f"More examples help {' and '.join(names[BELOW])}."
+        yield f"More examples help {listed(names[BELOW])}."
     if names[ABOVE]:
-        yield f"They hurt {' and '.join(names[ABOVE])}."
+        yield f"They hurt {listed(names[ABOVE])}."
     if names[UNCLEAR]:
-        yield f"For {' and '.join(names[UNCLEAR])} no difference is told apart from none."
+        yield f"For {listed(names[UNCLEAR])} no difference is told apart from none."
 
 
 def inverses(found: Found | None) -> Iterator[str]:

@@ -28,10 +28,10 @@ from claims import (
 )
 from methods import DEFAULT, LABELS, LOCAL, METHODS, ORACLE, UNPENALISED, VARIANTS
 from more_page import fewer_and_more, inverses, planted, rates, registers
-from pages import RESULTS, joined, lines, link, main, number, prose, read, script, span
+from pages import RESULTS, joined, lines, link, listed, main, number, prose, read, script, span
 from peer_page import packages
 from table import BUDGETS, MATCHED
-from verdicts import HELD, side
+from verdicts import HELD, INTERVAL, side
 
 from worlds import GRAMMARS, JUDGED, PLACES, STRONG, WEAK
 
@@ -88,9 +88,30 @@ def opening(found: Found) -> Iterator[str]:
         "With strong cues the head of a document gives its style away.",
         f"*The same cost*: at the strength where clean text has moved by a KL of {number(BUDGETS[1])} nats per token.",
         "*Full strength* is `1`.",
-        "Intervals are 95 % bootstrap over models, paired where two methods are compared.",
-        "They are rough, since models are few.",
+        "Intervals are 95 % by Student's t over models, which are few; paired where two methods are compared.",
+        "They may leave what a share or a KL can be.",
+        narrow(found),
     )
+
+
+def narrow(found: Found) -> str:
+    """Which intervals were not recomputed by Student's t, as their single values were not kept."""
+    counts = {
+        "planted units (n = {} draws)": ("planted", lambda one: one["table"]["means"]["recall"]["n"]),
+        "real registers (n = {} draws)": ("real", lambda one: one["table"][0][real_score(one)]["n"]),
+        "inverses and compositions (n = {} models)": (
+            "algebra",
+            lambda one: one["table"][0]["insult_rate"]["n"],
+        ),
+    }
+    old = [
+        told.format(n_of(found[name]))
+        for told, (name, n_of) in counts.items()
+        if found[name] is not None and found[name].get("interval") != INTERVAL
+    ]
+    if not old:
+        return ""
+    return f"Those of {listed(old)} are percentile bootstraps, too narrow over so few units: only means were kept."
 
 
 def claims(found: Found) -> Iterator[str]:

@@ -87,7 +87,8 @@ def decoding(found: Found) -> Iterator[str]:
     yield "### Cost of decoding"
     yield prose(
         f"A random Llama with {blocks[0]['layers']} steered sites, on a shared machine.",
-        "Medians of the ratio to the untouched model, over rounds; its plain copy shows what is noise.",
+        "Medians of the ratio to the untouched model, over rounds, with bootstrap intervals.",
+        "Its plain copy shows what is noise.",
     )
     heads = [f"{block['width']} wide, batch {block['batch']}, n = {block['rounds']}" for block in blocks]
     names = list(dict.fromkeys(name for block in blocks for name in block["rows"]))

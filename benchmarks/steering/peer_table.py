@@ -1,18 +1,31 @@
-"""The comparison with other packages over models, and its record as JSON with one fit a line; see `peer_page.py`."""
+"""The comparison with other packages over models, and its record as JSON with one fit a line; see `peer_page.py`.
+
+python benchmarks/steering/peer_table.py    makes the comparison anew from the fits of the result file
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from peer_effect import PAIRED
 
-from trimtab.numerics.bootstrap import bootstrap, mean
+sys.path.append(str(Path(__file__).parents[1]))
+from verdicts import mean_interval
+
+from trimtab.runs.atomic import write_atomic
 from trimtab.runs.serialise import to_json
 
+RESULT = Path(__file__).parents[1] / "results" / "steering" / "peers.json"
+UNITS = (
+    "effect: models, draws of examples averaged first, 95 % by Student's t;"
+    " speed: rounds, 95 % percentile bootstrap of medians"
+)
 BUDGETS = (0.02, 0.05)
 """KL on clean documents, nats per token, at which effects are compared."""
 OURS = "trimtab LinEAS, residual"
@@ -78,7 +91,7 @@ def at(curve: list[dict[str, float]], budget: float, name: str) -> float:
     return curve[-1][name]
 
 
-def summary(name: str, way: str, found: dict, ours: dict) -> dict[str, Any]:
+def summary(name: str, way: str, found: dict[Any, Any], ours: dict[Any, Any]) -> dict[str, Any]:
     first = COLUMNS[1]
     gaps = {
         key: own[first] - ours[key][first] for key, own in found.items() if key in ours and PAIRED not in name
@@ -100,7 +113,7 @@ def interval(values: dict[tuple[int, int], float]) -> dict[str, float]:
     models: dict[int, list[float]] = defaultdict(list)
     for (seed, _), value in values.items():
         models[seed].append(value)
-    found = bootstrap(mean, np.array([np.mean(own) for own in models.values()]))
+    found = mean_interval(np.array([np.mean(own) for own in models.values()]))
     return {name: round(float(getattr(found, name)), 5) for name in ("value", "low", "high", "n")}
 
 
@@ -109,3 +122,13 @@ def compact(record: dict[str, Any]) -> str:
     head = to_json({name: value for name, value in record.items() if name != "fits"}, indent=1)
     lines = ",\n".join(f"  {json.dumps(fit)}" for fit in record["fits"])
     return f'{head.rstrip().removesuffix("}").rstrip()},\n "fits": [\n{lines}\n ]\n}}\n'
+
+
+def main() -> None:
+    record = json.loads(RESULT.read_text(encoding="utf-8"))
+    record |= {"units": UNITS, "effect": effect(record["fits"])}
+    write_atomic(RESULT, compact(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -30,7 +30,6 @@ from peer_packages import PEERS, contestants, peer_versions, plain_import
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware, threads, versions
 
-RESULT = Path(__file__).parents[1] / "results" / "steering" / "peers.json"
 KEPT = Path("runs/benchmark-peers")
 
 
@@ -67,7 +66,7 @@ def facts(asked: argparse.Namespace) -> dict[str, Any]:
         "plain_import": {name: plain_import(name) for name in PEERS},
         "model_seeds": asked.seeds,
         "draws": asked.draws,
-        "units": "effect: models, draws of examples averaged first; speed: rounds; 95 % bootstrap intervals",
+        "units": peer_table.UNITS,
         "machine_shared": "other work ran at the same time where the load average is above 1",
     }
 
@@ -91,7 +90,7 @@ def main() -> None:
     record |= {"effect": peer_table.effect(fits), "fits": fits}
     record["load_average"] = {"before": before, "after": os.getloadavg()}
     if asked.parts == ["effect", "speed", "behaviour"]:
-        write_atomic(RESULT, peer_table.compact(record))
+        write_atomic(peer_table.RESULT, peer_table.compact(record))
 
 
 if __name__ == "__main__":

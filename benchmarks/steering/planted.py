@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,6 @@ from torch import Tensor, nn
 from trimtab import LinEAS, Steering
 from trimtab.models.hooks import capture
 from trimtab.models.sites import Site
-from trimtab.numerics.bootstrap import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
 from trimtab.runs.serialise import to_json
@@ -33,6 +33,9 @@ from trimtab.runs.sweep import sweep
 from trimtab.seeds import derive
 from trimtab.steer.maps import Base
 from worlds import documents, judge
+
+sys.path.append(str(Path(__file__).parents[1]))
+from verdicts import INTERVAL, mean_interval
 
 RESULTS = Path(__file__).parents[1] / "results" / "steering"
 SITE = "model.layers.2.post_attention_layernorm:out"
@@ -130,7 +133,8 @@ def main() -> None:
     record = {
         "command": f"python benchmarks/steering/planted.py --jobs {asked.jobs}",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "units": f"draws of planted units, {len(parts)} of them, on one model; intervals are 95 % over draws",
+        "units": f"draws of planted units, {len(parts)} of them, on one model",
+        "interval": INTERVAL,
         "planted": {
             "site": SITE,
             "units": UNITS,
@@ -152,7 +156,7 @@ def main() -> None:
 def _told(values: list[float | None]) -> dict[str, Any]:
     """The mean of what is known: precision is nan, which a kept cell holds as None, where no unit was touched."""
     known = np.array([value for value in values if value is not None and not np.isnan(value)])
-    found = bootstrap(mean, known) if len(known) else None
+    found = mean_interval(known) if len(known) else None
     if found is None:
         return {"value": float("nan"), "low": float("nan"), "high": float("nan"), "n": 0}
     return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -29,13 +30,15 @@ from trimtab.lab.corpora import corpus, read_card
 from trimtab.lab.models import lab_model, read_texts
 from trimtab.lab.registers import admit, continued, fit_detector, registers, separation
 from trimtab.models.language import kl_divergence
-from trimtab.numerics.bootstrap import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
 from trimtab.runs.serialise import to_json
 from trimtab.runs.sweep import sweep
 from trimtab.seeds import derive
 from trimtab.steer.steering import Steering
+
+sys.path.append(str(Path(__file__).parents[1]))
+from verdicts import INTERVAL, mean_interval
 
 RESULTS = Path(__file__).parents[1] / "results" / "steering"
 WANTED = (
@@ -129,7 +132,8 @@ def main() -> None:
         "examples": EXAMPLES,
         "judged": JUDGED,
         "neutral": NEUTRAL,
-        "units": f"draws of examples, {asked.draws}; one model; intervals are 95 % over draws",
+        "units": f"draws of examples, {asked.draws}; one model",
+        "interval": INTERVAL,
         "separation": apart,
         "versions": {name: version(name) for name in ("trimtab", "torch", "scikit-learn")}
         | {"python": platform.python_version()},
@@ -174,7 +178,7 @@ def _flat(curve: pd.DataFrame) -> dict[str, float]:
 
 
 def _told(values: pd.Series[float]) -> dict[str, Any]:
-    found = bootstrap(mean, values.to_numpy(dtype=float))
+    found = mean_interval(values.to_numpy(dtype=float))
     return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
 

@@ -2,12 +2,13 @@
 
     python benchmarks/steering/table.py        writes benchmarks/results/steering/summary.json
 
-Units are models (seeds): draws of examples are averaged first, and intervals are 95 % bootstrap intervals over models.
+Units are models (seeds): draws of examples are averaged first, and intervals over models are Student's.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import numpy as np
 import pandas as pd
 from methods import DEFAULT, LOCAL, UNPENALISED
 
-from trimtab.numerics.bootstrap import bootstrap, mean
+sys.path.append(str(Path(__file__).parents[1]))
+from verdicts import INTERVAL, mean_interval
+
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.serialise import to_json
 from worlds import GRAMMARS
@@ -140,7 +143,7 @@ def most_less_fewest(table: pd.DataFrame, score: str) -> list[dict[str, Any]]:
 def _interval(values: np.ndarray) -> dict[str, Any]:
     if not len(values):  # every fit diverged
         return {"value": None, "low": None, "high": None, "n": 0}
-    found = bootstrap(mean, values.astype(float))
+    found = mean_interval(values.astype(float))
     return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
 
@@ -154,6 +157,7 @@ def main() -> None:
     record = {
         "command": "python benchmarks/steering/table.py",
         "units": "models; draws of examples averaged first",
+        "interval": INTERVAL,
         "budgets_nats": BUDGETS,
         "groups": summary(table),
         "end_to_end_less_local": [

@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from scipy.stats import t as student
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 from trimtab import Feedback, TrainerMixture, load
 from trimtab.data.mixture_rows import Key
 from trimtab.lab.corpora import corpus
 from trimtab.lab.models import lab_model
+from trimtab.numerics.bootstrap import student
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware, versions
 from trimtab.runs.serialise import to_json
@@ -119,9 +119,7 @@ def at_borders(moments: np.ndarray) -> list[float]:
 
 def interval(values: list[float]) -> dict[str, float]:
     """The mean with its 95 % interval (Student) over pairs."""
-    mean = statistics.fmean(values)
-    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return {"value": mean, "low": mean - half, "high": mean + half}
+    return vars(student(np.array(values)))
 
 
 def main() -> None:

@@ -100,8 +100,8 @@ def test_units_that_are_all_found_make_a_detector(found: dict[str, Any]) -> None
 
 def test_sentences_change_with_the_intervals(found: dict[str, Any]) -> None:
     text = PAGE.page(found)
-    assert "worse than `MeanAcT` with weak cues" in text
-    assert "Rivals that do better somewhere: 8 of 70" in text
+    assert "Over all sites it is not told apart from `MeanAcT` with weak cues." in text
+    assert "Rivals that do better somewhere: 3 of 70" in text
     (row,) = CLAIMS.gaps(found["summary"], "unpenalised_less_others", "LinEAS", "MeanAcT")
     row["all"] = interval(-0.2, -0.1)
     for one in found["summary"]["default_less_others"]:
@@ -111,6 +111,28 @@ def test_sentences_change_with_the_intervals(found: dict[str, Any]) -> None:
     assert "Rivals that do better" not in text
     assert "supervised map finds" not in text  # not told apart from the oracle anywhere
     assert "So for a site of your own" in text  # open is not held
+
+
+def test_intervals_over_models_are_students(found: dict[str, Any]) -> None:
+    """Each lies evenly about its mean, and the file says by which rule it was made."""
+    rows = found["summary"]["groups"] + found["summary"]["sensitivity_to_the_site"] + found["peers"]["effect"]
+    every = [one for row in rows for one in row.values() if isinstance(one, dict) and one["n"] > 1]
+    assert len(every) > 1000
+    assert {one["n"] for one in every} <= {3, 5}
+    assert [(one["low"] + one["high"]) / 2 for one in every] == pytest.approx(
+        [one["value"] for one in every], abs=1e-5
+    )
+    assert found["summary"]["interval"] == PAGE.INTERVAL
+
+
+def test_the_page_names_intervals_that_are_still_bootstraps_of_few(found: dict[str, Any]) -> None:
+    assert "real registers (n = 5 draws) and inverses" in " ".join(PAGE.page(found).split())
+    found["real"]["interval"] = PAGE.INTERVAL
+    text = " ".join(PAGE.page(found).split())
+    assert "planted units (n = 5 draws) and inverses and compositions (n = 5 models) are percentile" in text
+    for name in ("planted", "algebra"):
+        found[name]["interval"] = PAGE.INTERVAL
+    assert "too narrow" not in PAGE.page(found)
 
 
 def test_fits_that_diverge_are_counted(found: dict[str, Any]) -> None:
@@ -127,12 +149,14 @@ def test_packages_are_told_apart_by_their_intervals(found: dict[str, Any]) -> No
     row = next(one for one in found["peers"]["effect"] if one["contestant"] == "steering-vectors, mean")
     name = next(key for key in row if "less" in key)
     text = " ".join(PAGE.page(found).split())
-    assert "Not told apart from `LinEAS(gamma=0)` there, as their dials say: repeng, pca_diff;" in text
+    assert (
+        "there, as their dials say: trimtab LinEAS, pre-MLP norm; trimtab MeanAcT, residual; repeng, " in text
+    )
     assert "Patched to run: repeng, pyreft." in text
     row[name] = interval(-0.2, -0.1, n=3)
     text = " ".join(PAGE.page(found).split())
-    assert "there, as their dials say: repeng, pca_diff; repeng, pca_center. " in text
-    assert "MeanAcT, residual; steering-vectors, mean; pyreft LoReFT, everywhere. " in text
+    assert "MeanAcT, residual; repeng, pca_diff; repeng, pca_center. " in text
+    assert "affine oracle, residual; steering-vectors, mean; pyreft LoReFT, everywhere. " in text
 
 
 @pytest.mark.parametrize("name", ["summary", "planted", "real", "algebra", "peers"])

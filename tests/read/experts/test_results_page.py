@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, ttest_1samp
 
 from benchmark_scripts import BENCHMARKS, scripts
 
@@ -151,6 +151,21 @@ def test_effects_decide_their_claims(
     assert verdict(modules, files, start).verdict == "held"
     files["causal"]["effects"][way]["means"]["experts - random"].update(difference)
     assert verdict(modules, files, start).verdict == told
+
+
+def test_effects_over_topics_have_students_intervals(files: dict[str, Any]) -> None:
+    with scripts("experts", "causal") as (causal,):
+        for effect in files["causal"]["effects"].values():
+            made = causal.over_topics(effect["topics"])
+            assert list(made) == list(effect["means"])
+            for name, told in effect["means"].items():
+                assert told == pytest.approx(made[name])
+                gaps = [
+                    row["experts"] - row[name.removeprefix("experts - ")] if " - " in name else row[name]
+                    for row in effect["topics"]
+                ]
+                ends = ttest_1samp(gaps, 0.0).confidence_interval(0.95)
+                assert (told["low"], told["high"]) == pytest.approx((ends.low, ends.high))
 
 
 def test_overlap_that_follows_topics_before_training_is_no_learning(

@@ -152,6 +152,17 @@ def test_a_kept_piece_is_made_anew_for_another_question(
     assert kept(path, ("a", 2), lambda: {"x": (3,)}) == {"x": [3]}
 
 
+def test_the_page_says_which_means_of_few_have_a_bootstrap(
+    modules: dict[str, ModuleType], found: dict[str, Any]
+) -> None:
+    """A result made today has Student's intervals there; an older one, which does not say so, had bootstraps."""
+    told = " ".join(modules["table"].page({**found, "interval": None}, None).split())
+    assert f"Those over few (n = 2 and {CONCEPTS}) are percentile bootstraps" in told
+    assert "percentile bootstraps" not in modules["table"].page(found, None)
+    one = found["evidence"]["mean"][0]
+    assert one["low"] + one["high"] == pytest.approx(2 * one["value"])
+
+
 def test_the_page_says_verdicts_and_parameters(modules: dict[str, ModuleType], found: dict[str, Any]) -> None:
     text = modules["table"].page(found, None)
     assert "| it does better than the mean map on concepts it never saw | ours |" in text
