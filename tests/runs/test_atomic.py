@@ -53,9 +53,9 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_other_disk_errors_pass_as_they_are(tmp_path: Path) -> None:
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(CheckpointError, match="a, a folder, expected a file to write; try a file in it"):
         write_atomic(tmp_path / "a", "text")
     assert names(tmp_path) == ["a"]
 

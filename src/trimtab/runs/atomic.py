@@ -46,10 +46,11 @@ def write_atomic(path: Path, text: str) -> None:
     """Atomic write of a text file by a temporary one; readers see the old or the new, never a part.
 
     Raises:
-        CheckpointError: the disk is full, or there is a pipe or a device, which a file would take the place of.
+        CheckpointError: the disk is full, or there is a folder, a pipe or a device, of which a file takes no place.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise CheckpointError(explain(f"{path}, a pipe or a device", "a file to write"))
+    if path.exists() and not path.is_file():
+        kind, hint = ("a folder", "a file in it") if path.is_dir() else ("a pipe or a device", "")
+        raise CheckpointError(explain(f"{path}, {kind}", "a file to write", hint))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_path(path, "new")
     try:
