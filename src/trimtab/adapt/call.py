@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,34 @@ from trimtab.adapt.session import Roles, make_roles
 from trimtab.data.domains import Domain, Origin
 from trimtab.data.splits import Files, Given, Part, Pool, Without
 from trimtab.data.tokens import TokenDomain
+from trimtab.errors import Problem
 from trimtab.models.load import Model
 from trimtab.models.quantization import in_four_bits, quantization_settings
 from trimtab.models.sites import modules_of
 from trimtab.runs.serialise import plain
+from trimtab.seeds import seed_problem
 from trimtab.train.settings import Fit
 
 LATER = ("dtype", "load_in_4bit", "quantization", "adapter", "data", "settled")
 """Keys that earlier versions did not write; a run of theirs goes on without them."""
 DATA = "data"
 """The key that says where data came from; whether it is the same data is asked of its fingerprints."""
+
+
+def argument_problems(
+    *, seed: object, label: object, config: object, save_model: object
+) -> Iterator[Problem]:
+    """Problems of type of the arguments of a call that are no domains and no settings."""
+    if (problem := seed_problem("seed", seed)) is not None:
+        yield problem
+    kinds = {
+        "label": (label, str | None, "a text, or None"),
+        "config": (config, Mapping | None, "a mapping, or None"),
+        "save_model": (save_model, bool, "True or False"),
+    }
+    for name, (value, kind, expected) in kinds.items():
+        if not isinstance(value, kind):
+            yield Problem(name, f"{value!r:.60}", expected)
 
 
 def call(

@@ -22,7 +22,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from trimtab.adapt.call import DATA, LATER, call
+from trimtab.adapt.call import DATA, LATER, argument_problems, call
 from trimtab.adapt.completions import HeldOut, held_out
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.export import leave_model
@@ -50,7 +50,7 @@ from trimtab.runs.config import typed_problems
 from trimtab.runs.folder import RunFolder, read_config_of
 from trimtab.runs.paths import MODEL, RESULT, as_path
 from trimtab.runs.serialise import is_sealed, plain, read_object, seal
-from trimtab.seeds import isolated, seed_problem
+from trimtab.seeds import isolated
 from trimtab.train.hosted import refuse_sharded
 from trimtab.train.loop import Loop, Paused, accelerator, interruptible
 from trimtab.train.settings import Fit
@@ -120,7 +120,7 @@ def finetune(
     refuse_sharded(model)
     fit = Fit() if fit is None else fit
     refuse([*type_problems(mixer, fit), *shown_problems(progress)])
-    refuse(_argument_problems(seed=seed, label=label, config=config, save_model=save_model))
+    refuse(argument_problems(seed=seed, label=label, config=config, save_model=save_model))
     given = train, evaluate or {}
     train = as_domains("train", train)
     evaluate = as_domains("evaluate", evaluate or {}, fractions=EVALUATE_ONLY)
@@ -199,16 +199,6 @@ def type_problems(mixer: Any, fit: Any) -> Iterator[Problem]:
         yield from typed_problems(fit, "fit")
     else:
         yield Problem("fit", repr(fit), "the settings of a run", "Fit(steps=...)")
-
-
-def _argument_problems(**given: Any) -> Iterator[Problem]:
-    """Problems of type of the other arguments."""
-    if (problem := seed_problem("seed", given["seed"])) is not None:
-        yield problem
-    kinds = {"label": (str | None, "a text, or None"), "config": (Mapping | None, "a mapping, or None")}
-    for name, (kind, expected) in {**kinds, "save_model": (bool, "True or False")}.items():
-        if not isinstance(given[name], kind):
-            yield Problem(name, f"{given[name]!r:.60}", expected)
 
 
 MOST_UPDATES = 10**5
