@@ -122,6 +122,13 @@ def test_other_arguments_of_another_type_are_told_before_any_work(given: dict[st
         finetune(model(), train=trainable(), mixer=Uniform(["math"]), fit=QUICK, **given)
 
 
+def test_arguments_settings_and_how_progress_is_shown_are_told_at_once() -> None:
+    wrong: dict[str, Any] = {"fit": 3, "progress": "bar", "seed": "a", "label": 1}
+    with pytest.raises(ConfigProblems) as caught:
+        finetune(model(), train=trainable(), mixer=Uniform(["math"]), **wrong)
+    assert [problem.where for problem in caught.value.problems] == ["fit", "progress", "seed", "label"]
+
+
 def test_float8_weights_are_no_numbers_to_train() -> None:
     handle = model()
     next(handle.module.parameters()).data = next(handle.module.parameters()).data.to(torch.float8_e4m3fn)

@@ -119,8 +119,8 @@ def finetune(
     check_model(model, "training")
     refuse_sharded(model)
     fit = Fit() if fit is None else fit
-    refuse([*type_problems(mixer, fit), *shown_problems(progress)])
-    refuse(argument_problems(seed=seed, label=label, config=config, save_model=save_model))
+    wrong = argument_problems(seed=seed, label=label, config=config, save_model=save_model)
+    refuse([*type_problems(mixer, fit), *shown_problems(progress), *wrong])
     given = train, evaluate or {}
     train = as_domains("train", train)
     evaluate = as_domains("evaluate", evaluate or {}, fractions=EVALUATE_ONLY)
